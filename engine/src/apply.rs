@@ -1,0 +1,79 @@
+//! Taking in ranges of records that were written elsewhere: by another node, or by this one before it was restarted.
+//!
+//! Invariants: every record of a range is verified before anything changes, so a range has all of its effect or none;
+//! records that are here already are skipped, so a range may come twice; what is taken in is logged as it came.
+
+use crate::engine::Engine;
+use crate::error::ApplyError;
+use crate::record;
+use crate::segment::EXTENT_BYTES_MAX;
+use crate::types::{Applied, Generation, RangeHeader, Slot};
+
+/// Checks a whole range, and returns its first and last counter.
+pub(crate) fn verify_range(
+    slot: Slot,
+    header: RangeHeader,
+    records: &[u8],
+) -> Result<(u64, u64), ApplyError> {
+    if records.is_empty() || records.len() > EXTENT_BYTES_MAX {
+        return Err(ApplyError::BadLength { slot, bytes: records.len(), max_bytes: EXTENT_BYTES_MAX });
+    }
+    if header.base.checked_add(u64::from(u32::MAX) + 1).is_none() {
+        return Err(ApplyError::BadBase { slot, base: header.base });
+    }
+    let (mut offset, mut first, mut last) = (0, 0, 0);
+    while offset < records.len() {
+        let record = record::verify(&records[offset..]).map_err(|source| ApplyError::Record {
+            slot,
+            offset,
+            source,
+        })?;
+        let of = Slot::of_key(record.key);
+        if of != slot {
+            return Err(ApplyError::ForeignKey { slot, offset, of });
+        }
+        if record.delta <= last {
+            return Err(ApplyError::OutOfOrder { slot, offset });
+        }
+        if offset == 0 {
+            first = record.delta;
+        }
+        last = record.delta;
+        offset += record.encoded_bytes();
+    }
+    Ok((header.base + u64::from(first), header.base + u64::from(last)))
+}
+
+impl Engine {
+    /// Takes a range of another node's records into a slot that imports or follows, and logs it in one frame.
+    ///
+    /// What the slot has already is skipped. A range of a later term begins that term here; one of an earlier term is
+    /// refused, and so is one that does not continue the slot's history.
+    pub fn apply(
+        &self,
+        slot: Slot,
+        generation: Generation,
+        header: &RangeHeader,
+        records: &[u8],
+    ) -> Result<Applied, ApplyError> {
+        let counters = verify_range(slot, *header, records)?;
+        let log = self.home_log(slot);
+        let reservation = log.reserve(records.len()).map_err(|source| ApplyError::Log { slot, source })?;
+        let mut held = self.slot(slot).lock();
+        if !held.gate().takes_ranges() || held.check_generation(generation).is_err() {
+            let (gate, have) = (held.gate(), held.generation());
+            return Err(ApplyError::NotTaking { slot, gate, have, wanted: generation });
+        }
+        let mut wakes = crate::slot::Wakes::default();
+        if let Some(fresh) = held.fresh(*header, records, counters)? {
+            held.reserve(*header, &fresh).map_err(|source| ApplyError::OutOfMemory { slot, source })?;
+            held.log_fresh(*header, &fresh, log, reservation)
+                .map_err(|failed| ApplyError::Log { slot, source: failed.into() })?;
+            wakes = held.take_in(*header, &fresh);
+        }
+        let applied = Applied { version: held.version(), log: self.ticket_at(slot, held.position()) };
+        drop(held);
+        wakes.wake();
+        Ok(applied)
+    }
+}

@@ -1,0 +1,244 @@
+//! The memory of one engine core: one reserved range of addresses, backed by the system only where it is used.
+//!
+//! A record's place is a `u32` offset in units of 4 bytes into this range, so the range has 16 GiB. How much of it may be
+//! used is bounded by a [`MemoryBudget`] that all arenas of an engine share. Freed blocks are merged with their
+//! neighbours, and whole pages of large ones go back to the system.
+//!
+//! # The access rule
+//!
+//! 1. The mapping lives as long as the [`Arena`], and every [`Block`] keeps its arena alive.
+//! 2. A block's bytes belong to whoever holds the block, from [`Arena::allocate`] until the block (or the tail that
+//!    [`Block::shrink`] cut off) is given back. Two blocks never overlap (the free list asserts it).
+//! 3. The arena itself touches memory only by `madvise`, only within the free list's blocks, and only under the free
+//!    list's lock, so no block can be handed out while its pages are being given back.
+//! 4. The mapping is anonymous, so every byte of it is initialised at all times (zero, or what was last written).
+//!
+//! What may be read or written inside a block is `segment.rs`'s matter.
+
+use std::ptr::NonNull;
+
+use lockgate_runtime::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use lockgate_runtime::sync::{Arc, Mutex};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use thiserror::Error;
+
+use crate::free_list::FreeList;
+use crate::record::RECORD_ALIGN_BYTES;
+
+/// Blocks start at, and are sized in, multiples of this: a cache line.
+pub(crate) const LINE_BYTES: usize = 64;
+const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_LINES: u32 = (PAGE_BYTES / LINE_BYTES) as u32;
+/// The addresses that one arena reserves.
+pub(crate) const ARENA_BYTES: usize = 16 << 30;
+const ARENA_LINES: u32 = (ARENA_BYTES / LINE_BYTES) as u32;
+
+const _: () = assert!(
+    ARENA_BYTES / RECORD_ALIGN_BYTES == 1 << 32,
+    "every u32 offset lies in the range, and reaches all of it"
+);
+const _: () = assert!(LINE_BYTES.is_multiple_of(RECORD_ALIGN_BYTES) && PAGE_BYTES.is_multiple_of(LINE_BYTES));
+
+/// No memory for a write: the engine's bound is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "out of memory: {needed_bytes} more bytes were needed, {used_bytes} of {max_bytes} are in use; \
+     delete or move slots, or raise memory_bytes_max"
+)]
+pub struct OutOfMemory {
+    /// What could not be had.
+    pub needed_bytes: u64,
+    /// What segments hold.
+    pub used_bytes: u64,
+    /// The bound.
+    pub max_bytes: u64,
+}
+
+/// How much memory all arenas of an engine may use together.
+pub(crate) struct MemoryBudget {
+    max_bytes: u64,
+    used_bytes: AtomicU64,
+}
+
+impl MemoryBudget {
+    pub(crate) fn new(max_bytes: u64) -> MemoryBudget {
+        MemoryBudget { max_bytes, used_bytes: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
+        let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= self.max_bytes {
+            return Ok(());
+        }
+        self.credit(bytes);
+        Err(self.refusal(bytes))
+    }
+
+    fn credit(&self, bytes: u64) {
+        let before = self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more memory is given back than was taken");
+    }
+
+    fn refusal(&self, needed_bytes: u64) -> OutOfMemory {
+        OutOfMemory { needed_bytes, used_bytes: self.used_bytes(), max_bytes: self.max_bytes }
+    }
+}
+
+/// One core's range of memory.
+pub(crate) struct Arena {
+    base: NonNull<u8>,
+    budget: Arc<MemoryBudget>,
+    free: Mutex<FreeList>,
+}
+
+// SAFETY: the arena is a range of addresses and a locked list; rules 1-3 say who touches which byte, whatever the thread.
+unsafe impl Send for Arena {}
+// SAFETY: as above: `&Arena` gives access to the list's lock and to addresses, never to bytes.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Reserves the range. No memory is used yet.
+    pub(crate) fn reserve(budget: Arc<MemoryBudget>) -> std::io::Result<Arena> {
+        let (protection, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice; it replaces nothing.
+        let base =
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), ARENA_BYTES, protection, flags) }?;
+        let base = NonNull::new(base.cast()).expect("mmap never returns null on success");
+        // Line 0 stays unused, so that offset 0 is never a record's.
+        Ok(Arena { base, budget, free: Mutex::new(FreeList::new(1..ARENA_LINES)) })
+    }
+
+    /// A block of at least `bytes`, rounded up to whole lines.
+    pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Block, OutOfMemory> {
+        let lines = bytes.div_ceil(LINE_BYTES);
+        let rounded = lines * LINE_BYTES;
+        assert!(lines > 0 && rounded < u32::MAX as usize, "block sizes are the caller's to bound");
+        self.budget.charge(rounded as u64)?;
+        let Some(line) = self.free.lock().take(lines as u32) else {
+            self.budget.credit(rounded as u64);
+            return Err(self.budget.refusal(rounded as u64));
+        };
+        Ok(Block { arena: self.clone(), line, lines: AtomicU32::new(lines as u32) })
+    }
+
+    /// The address of an offset in units of 4 bytes. Computing it is safe; using it follows the access rule.
+    pub(crate) fn address(&self, offset: u32) -> NonNull<u8> {
+        // SAFETY: every u32 offset lies within the mapping (asserted at the top), and the mapping is one allocation.
+        unsafe { self.base.add(offset as usize * RECORD_ALIGN_BYTES) }
+    }
+
+    fn give(&self, line: u32, lines: u32) {
+        let mut free = self.free.lock();
+        if let Some(range) = free.give(line, lines) {
+            let first = (range.start as usize * LINE_BYTES).next_multiple_of(PAGE_BYTES);
+            let end = range.end as usize * LINE_BYTES / PAGE_BYTES * PAGE_BYTES;
+            if first < end {
+                // SAFETY: rule 3: these pages lie in a free block, and the lock is held.
+                let given = unsafe {
+                    let start = self.base.add(first).as_ptr().cast();
+                    rustix::mm::madvise(start, end - first, Advice::LinuxDontNeed)
+                };
+                if let Err(error) = given {
+                    tracing::warn!(%error, "freed memory could not be given back to the system");
+                }
+            }
+        }
+        drop(free);
+        self.budget.credit(u64::from(lines) * LINE_BYTES as u64);
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: every block keeps its arena alive, so none is left (rule 1), and this is the mapping's whole range.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), ARENA_BYTES) };
+        if let Err(error) = unmapped {
+            tracing::warn!(%error, "an arena could not be unmapped");
+        }
+    }
+}
+
+/// A piece of an arena, given back when dropped.
+pub(crate) struct Block {
+    arena: Arc<Arena>,
+    line: u32,
+    lines: AtomicU32,
+}
+
+impl Block {
+    /// Where it begins, in units of 4 bytes.
+    pub(crate) fn offset(&self) -> u32 {
+        self.line * (LINE_BYTES / RECORD_ALIGN_BYTES) as u32
+    }
+
+    /// How long it is now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lines.load(Ordering::Relaxed) as usize * LINE_BYTES
+    }
+
+    /// Its first byte's address.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.arena.address(self.offset())
+    }
+
+    /// Gives back what lies beyond the first `bytes`, rounded up to a line. At least one line is kept.
+    ///
+    /// Only the block's one writer calls this, and it never touches the tail again.
+    pub(crate) fn shrink(&self, bytes: usize) {
+        let lines = self.lines.load(Ordering::Relaxed);
+        let kept = (bytes.div_ceil(LINE_BYTES) as u32).max(1);
+        assert!(kept <= lines, "a block cannot grow");
+        if kept < lines {
+            self.lines.store(kept, Ordering::Relaxed);
+            self.arena.give(self.line + kept, lines - kept);
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.arena.give(self.line, self.lines.load(Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena(max_bytes: u64) -> Arc<Arena> {
+        Arc::new(Arena::reserve(Arc::new(MemoryBudget::new(max_bytes))).unwrap())
+    }
+
+    #[test]
+    fn the_bound_is_kept_and_freed_memory_can_be_used_again() {
+        let arena = arena(1 << 20);
+        let first = arena.allocate(1 << 19).unwrap();
+        let second = arena.allocate(1 << 19).unwrap();
+        let refused = arena.allocate(1).err().unwrap();
+        assert_eq!(refused, OutOfMemory { needed_bytes: 64, used_bytes: 1 << 20, max_bytes: 1 << 20 });
+        let place = first.offset();
+        drop(first);
+        let third = arena.allocate(1 << 19).unwrap();
+        assert_eq!(third.offset(), place);
+        drop((second, third));
+        assert_eq!(arena.budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn a_cut_tail_can_be_used_by_others() {
+        let arena = arena(1 << 20);
+        let block = arena.allocate(1024).unwrap();
+        block.shrink(100);
+        assert_eq!(block.bytes(), 128);
+        let next = arena.allocate(512).unwrap();
+        assert_eq!(next.offset(), block.offset() + 32);
+        block.shrink(0);
+        assert_eq!(block.bytes(), 64);
+        assert_eq!(arena.budget.used_bytes(), 64 + 512);
+    }
+}

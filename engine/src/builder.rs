@@ -1,0 +1,243 @@
+//! Opening an engine: settings, recovery, and the start of a new boot.
+//!
+//! Invariant: the order. The directory is locked and its meta file read; all logs are recovered; then the new boot's
+//! number and the ends that were accepted are written and synced; and only then are new logs made and anything served.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lockgate_runtime::sync::{Arc, Mutex};
+use lockgate_runtime::{Event, Runtime};
+
+use crate::arena::{Arena, MemoryBudget};
+use crate::engine::{Engine, Inner, SharedDirectory};
+use crate::error::OpenError;
+use crate::index::KeyHasher;
+use crate::log::{self, Log, LogConfig, LogError, LogPosition};
+use crate::meta::Directory;
+use crate::recovery::{Recovered, recover_all};
+use crate::slot::SlotState;
+use crate::store::Store;
+use crate::types::{Boot, Gate, Generation, RangeHeader, Slot, Term};
+
+/// The memory bound, unless one is set.
+pub const MEMORY_BYTES_MAX_DEFAULT: u64 = 8 << 30;
+/// The most cores that an engine runs on.
+pub const CORES_MAX: usize = 64;
+
+/// The term and the generation of a slot that nobody ever moved.
+const STANDALONE_TERM: Term = Term(1);
+const STANDALONE_GENERATION: Generation = Generation::new(1);
+
+/// Settings of an [`Engine`]. Made by [`Engine::builder`].
+#[derive(Clone, Debug)]
+pub struct EngineBuilder {
+    path: PathBuf,
+    cores: usize,
+    clustered: bool,
+    pin: bool,
+    log_file_bytes: u64,
+    log_unwritten_bytes_max: u64,
+    memory_bytes_max: u64,
+    flush_interval_ms: u64,
+}
+
+impl EngineBuilder {
+    pub(crate) fn new(path: PathBuf) -> EngineBuilder {
+        EngineBuilder {
+            path,
+            cores: 1,
+            clustered: false,
+            pin: true,
+            log_file_bytes: log::FILE_BYTES_DEFAULT,
+            log_unwritten_bytes_max: log::UNWRITTEN_BYTES_MAX_DEFAULT,
+            memory_bytes_max: MEMORY_BYTES_MAX_DEFAULT,
+            flush_interval_ms: log::FLUSH_INTERVAL_DEFAULT.as_millis() as u64,
+        }
+    }
+
+    /// How many cores, so logs and memory ranges, it has (1 to 64; default 1). With [`open_on`](EngineBuilder::open_on)
+    /// at most as many as the runtime. May differ from one start to the next.
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// Whether the layer above sets every slot's gate (default: no; every slot is owned).
+    pub fn clustered(mut self, clustered: bool) -> Self {
+        self.clustered = clustered;
+        self
+    }
+
+    /// Whether [`open`](EngineBuilder::open) pins its cores' threads to processors (default: yes).
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// The size of a log file.
+    pub fn log_file_bytes(mut self, bytes: u64) -> Self {
+        self.log_file_bytes = bytes;
+        self
+    }
+
+    /// How much may wait to be written in each log before writes are refused with `LogBehind`.
+    pub fn log_unwritten_bytes_max(mut self, bytes: u64) -> Self {
+        self.log_unwritten_bytes_max = bytes;
+        self
+    }
+
+    /// How much memory segments may take, over all cores, before writes are refused with `OutOfMemory`.
+    pub fn memory_bytes_max(mut self, bytes: u64) -> Self {
+        self.memory_bytes_max = bytes;
+        self
+    }
+
+    /// How long a write stays unsynced at most, if nobody waits for it.
+    pub fn flush_interval_ms(mut self, interval_ms: u64) -> Self {
+        self.flush_interval_ms = interval_ms;
+        self
+    }
+
+    /// Opens the engine on cores of its own, which end with the last clone of it. Blocks until it has recovered.
+    pub fn open(self) -> Result<Engine, OpenError> {
+        self.check(self.cores)?;
+        let runtime = Runtime::builder().cores(self.cores).pin(self.pin).name("lockgate").build()?;
+        let opening = runtime.clone();
+        let opened = runtime.block_on(0, move || async move { self.open_with(&opening, true).await });
+        if opened.is_err() {
+            runtime.shutdown();
+        }
+        opened
+    }
+
+    /// Opens the engine on a runtime that goes on without it. To be awaited on one of its cores.
+    pub async fn open_on(self, runtime: &Runtime) -> Result<Engine, OpenError> {
+        self.check(runtime.cores())?;
+        self.open_with(runtime, false).await
+    }
+
+    fn check(&self, cores: usize) -> Result<(), OpenError> {
+        let most = cores.min(CORES_MAX);
+        if self.cores == 0 || self.cores > most {
+            let what = format!("cores is {}: it must be from 1 to {most}", self.cores);
+            return Err(OpenError::Config { what });
+        }
+        Ok(())
+    }
+
+    async fn open_with(self, runtime: &Runtime, owns_runtime: bool) -> Result<Engine, OpenError> {
+        let mut directory = Directory::open(&self.path).await?;
+        let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
+        let slots = self.empty_slots(&budget, runtime.random_u64())?;
+        let recovered = recover_all(&directory, &slots).await?;
+        let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
+        let boot =
+            Boot { directory_id: directory.meta().directory_id, number: directory.begin_boot(ends).await? };
+        for end in recovered.values() {
+            log::remove_unused_files(end).await;
+        }
+        let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
+        for (at, slot) in slots.iter().enumerate() {
+            let start = logs[at % self.cores].appended();
+            self.begin(&mut slot.lock(), start);
+        }
+        tracing::info!(path = %self.path.display(), boot = boot.number, cores = self.cores, "the engine is open");
+        Ok(Engine::from_inner(Inner {
+            runtime: runtime.clone(),
+            owns_runtime,
+            boot,
+            path: self.path,
+            clustered: self.clustered,
+            slots,
+            logs,
+            budget,
+            memory_bytes_max: self.memory_bytes_max,
+            directory: SharedDirectory::new(directory),
+        }))
+    }
+
+    fn empty_slots(
+        &self,
+        budget: &Arc<MemoryBudget>,
+        seed: u64,
+    ) -> Result<Box<[Mutex<SlotState>]>, OpenError> {
+        let hasher = KeyHasher::new(seed);
+        let mut arenas = Vec::with_capacity(self.cores);
+        for core in 0..self.cores {
+            let arena =
+                Arena::reserve(budget.clone()).map_err(|source| OpenError::Reserve { core, source })?;
+            arenas.push(Arc::new(arena));
+        }
+        let state = |slot: Slot| {
+            let arena = arenas[slot.index() % self.cores].clone();
+            Mutex::new(SlotState::new(slot, Store::new(arena, hasher.clone())))
+        };
+        Ok(Slot::all().map(state).collect())
+    }
+
+    async fn create_logs(
+        &self,
+        runtime: &Runtime,
+        directory: &Directory,
+        boot: Boot,
+        recovered: &BTreeMap<String, Recovered>,
+    ) -> Result<Vec<Log>, OpenError> {
+        let mut logs = Vec::with_capacity(self.cores);
+        for core in 0..self.cores {
+            let name = core_log_name(core);
+            let start = recovered.get(&name).map_or(0, |end| end.position.0);
+            let config = LogConfig {
+                file_bytes: self.log_file_bytes,
+                unwritten_bytes_max: self.log_unwritten_bytes_max,
+                flush_interval: Duration::from_millis(self.flush_interval_ms),
+                ..LogConfig::new(directory.log_dir(), name, boot.number)
+            };
+            logs.push(create_log(runtime, core, config, start).await?);
+        }
+        Ok(logs)
+    }
+
+    /// Sets a recovered slot's gate for the new boot.
+    fn begin(&self, slot: &mut SlotState, start: LogPosition) {
+        slot.set_recovered_position(start);
+        if self.clustered {
+            let gate = if slot.holds_data() { Gate::Follower } else { Gate::Absent };
+            let _no_one_waits_yet = slot.set_gate(gate);
+            return;
+        }
+        if !slot.is_open() {
+            let next = Generation::new(slot.generation().major() + 1).max(STANDALONE_GENERATION);
+            slot.begin_generation(next);
+        }
+        if slot.begins_term(STANDALONE_TERM) {
+            slot.begin_term(RangeHeader { term: STANDALONE_TERM, base: slot.next_base() });
+        }
+        let _no_one_waits_yet = slot.set_gate(Gate::Owned);
+    }
+}
+
+/// The name of a core's log.
+pub(crate) fn core_log_name(core: usize) -> String {
+    format!("core-{core}")
+}
+
+/// Creates a log on the core that is to write it.
+async fn create_log(runtime: &Runtime, core: usize, config: LogConfig, start: u64) -> Result<Log, LogError> {
+    let answer = Arc::new((Mutex::new(None), Event::new()));
+    let sender = answer.clone();
+    runtime.spawn_on(core, move || async move {
+        let created = Log::create(config, start).await;
+        *sender.0.lock() = Some(created);
+        sender.1.notify_all();
+    });
+    loop {
+        let answered = answer.1.listen();
+        let created = answer.0.lock().take();
+        match created {
+            Some(created) => return created,
+            None => answered.await,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The engine: 16,384 slots, each under one lock, and one log per core.
+//!
+//! Invariants: a slot's home core is its number modulo the number of cores, and its frames are in that core's log; all
+//! memory operations are done in place, by whichever thread asks. What the engine does not know: other nodes, shards,
+//! jobs. It knows a gate, an opaque term and a generation per slot.
+
+use std::path::{Path, PathBuf};
+
+use lockgate_runtime::sync::{Arc, Mutex};
+use lockgate_runtime::{Event, Runtime};
+
+use crate::arena::MemoryBudget;
+use crate::builder::EngineBuilder;
+use crate::keyspace::Keyspace;
+use crate::log::{Log, LogFailed, LogPosition};
+use crate::meta::{Directory, MetaError};
+use crate::slot::SlotState;
+use crate::stats::{CoreStats, EngineStats};
+use crate::stream::SlotStream;
+use crate::types::{Boot, LogTicket, Slot};
+
+/// A store of keys and values in memory, with a durable log. Cheap to clone: all clones are one engine.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) runtime: Runtime,
+    /// Whether the runtime was started for this engine alone, and ends with it.
+    pub(crate) owns_runtime: bool,
+    pub(crate) boot: Boot,
+    pub(crate) path: PathBuf,
+    pub(crate) clustered: bool,
+    pub(crate) slots: Box<[Mutex<SlotState>]>,
+    pub(crate) logs: Vec<Log>,
+    pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) memory_bytes_max: u64,
+    pub(crate) directory: SharedDirectory,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("path", &self.inner.path)
+            .field("boot", &self.inner.boot)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Settings for an engine in this directory, which is made if it does not exist.
+    pub fn builder(path: impl AsRef<Path>) -> EngineBuilder {
+        EngineBuilder::new(path.as_ref().to_path_buf())
+    }
+
+    pub(crate) fn from_inner(inner: Inner) -> Engine {
+        Engine { inner: Arc::new(inner) }
+    }
+
+    /// The cores that it runs on.
+    pub fn runtime(&self) -> &Runtime {
+        &self.inner.runtime
+    }
+
+    /// Which directory, and which start of it, this is.
+    pub fn boot(&self) -> Boot {
+        self.inner.boot
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Whether the layer above sets the gates. Otherwise every slot is owned.
+    pub fn is_clustered(&self) -> bool {
+        self.inner.clustered
+    }
+
+    /// The keys of one name space.
+    pub fn keyspace(&self, number: u8) -> Keyspace {
+        Keyspace::new(self.clone(), number)
+    }
+
+    /// A core's log. Panics if there is no such core.
+    pub fn log(&self, core: usize) -> &Log {
+        &self.inner.logs[core]
+    }
+
+    /// The core that does a slot's background work, and whose log has its writes.
+    pub fn home_core(&self, slot: Slot) -> usize {
+        slot.index() % self.inner.logs.len()
+    }
+
+    /// A new stream, which follows nothing yet.
+    pub fn stream(&self) -> SlotStream {
+        SlotStream::new(self.clone())
+    }
+
+    pub(crate) fn slot(&self, slot: Slot) -> &Mutex<SlotState> {
+        &self.inner.slots[slot.index()]
+    }
+
+    pub(crate) fn home_log(&self, slot: Slot) -> &Log {
+        &self.inner.logs[self.home_core(slot)]
+    }
+
+    // Waiting.
+
+    /// The ticket for a position of a slot's home log, such as [`SlotStatus::position`](crate::SlotStatus::position).
+    pub fn ticket_at(&self, slot: Slot, position: LogPosition) -> LogTicket {
+        LogTicket { core: self.home_core(slot) as u32, position }
+    }
+
+    pub(crate) fn log_of(&self, ticket: LogTicket) -> &Log {
+        &self.inner.logs[ticket.core as usize]
+    }
+
+    /// Whether the operating system has what the ticket stands for.
+    pub fn written(&self, ticket: LogTicket) -> bool {
+        self.log_of(ticket).written() >= ticket.position
+    }
+
+    /// Whether the disk has what the ticket stands for.
+    pub fn synced(&self, ticket: LogTicket) -> bool {
+        self.log_of(ticket).synced() >= ticket.position
+    }
+
+    /// Waits until [`written`](Engine::written).
+    pub async fn wait_written(&self, ticket: LogTicket) -> Result<(), LogFailed> {
+        self.log_of(ticket).wait_written(ticket.position).await
+    }
+
+    /// Waits until [`synced`](Engine::synced), and has it done soon.
+    pub async fn wait_synced(&self, ticket: LogTicket) -> Result<(), LogFailed> {
+        self.log_of(ticket).wait_synced(ticket.position).await
+    }
+
+    /// Waits until a slot's log has written what it has now: after `LogBehind`, there is room then.
+    pub async fn wait_log_room(&self, slot: Slot) -> Result<(), LogFailed> {
+        let log = self.home_log(slot);
+        log.wait_written(log.appended()).await
+    }
+
+    /// Writes and syncs everything, and ends the logs: later writes are refused, reads go on.
+    pub async fn close(&self) -> Result<(), LogFailed> {
+        close_logs(&self.inner.logs).await
+    }
+
+    // The directory, for a log of the layer above.
+
+    /// Where logs belong.
+    pub fn log_dir(&self) -> PathBuf {
+        self.inner.path.join(crate::meta::LOG_FOLDER)
+    }
+
+    /// The ends that earlier starts accepted for a log, for its recovery.
+    pub async fn known_ends(&self, log: &str) -> Vec<(u64, u64)> {
+        self.inner.directory.borrow().await.known_ends(log).to_vec()
+    }
+
+    /// Records the ends that the recovery of a log accepted. Only then may it be created for this boot.
+    /// To be awaited on a core.
+    pub async fn accept_ends(&self, log: &str, ends: Vec<(u64, u64)>) -> Result<(), MetaError> {
+        self.inner.directory.borrow().await.accept_ends(log, ends).await
+    }
+
+    /// Sums over all slots, counted one after the other, and the state of the logs.
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = EngineStats {
+            memory_used_bytes: self.inner.budget.used_bytes(),
+            memory_max_bytes: self.inner.memory_bytes_max,
+            ..EngineStats::default()
+        };
+        for slot in &self.inner.slots {
+            slot.lock().add_to(&mut stats);
+        }
+        stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
+        stats
+    }
+}
+
+async fn close_logs(logs: &[Log]) -> Result<(), LogFailed> {
+    let mut first_failure = Ok(());
+    for log in logs {
+        let closed = log.close().await;
+        first_failure = first_failure.and(closed);
+    }
+    first_failure
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !self.owns_runtime {
+            return;
+        }
+        let (logs, runtime) = (std::mem::take(&mut self.logs), self.runtime.clone());
+        let close = move || async move {
+            if let Err(error) = close_logs(&logs).await {
+                tracing::error!(%error, "the engine was dropped, and not all of its log could be written");
+            }
+        };
+        if lockgate_runtime::core_index().is_none() {
+            runtime.block_on(0, close);
+            runtime.shutdown();
+        } else {
+            let stopping = runtime.clone();
+            runtime.spawn_on(0, move || async move {
+                close().await;
+                stopping.shutdown();
+            });
+        }
+    }
+}
+
+/// The locked directory, lent to one task at a time.
+pub(crate) struct SharedDirectory {
+    directory: Mutex<Option<Directory>>,
+    returned: Event,
+}
+
+impl SharedDirectory {
+    pub(crate) fn new(directory: Directory) -> SharedDirectory {
+        SharedDirectory { directory: Mutex::new(Some(directory)), returned: Event::new() }
+    }
+
+    async fn borrow(&self) -> Borrowed<'_> {
+        loop {
+            let returned = self.returned.listen();
+            let directory = self.directory.lock().take();
+            match directory {
+                Some(directory) => return Borrowed { from: self, directory: Some(directory) },
+                None => returned.await,
+            }
+        }
+    }
+}
+
+struct Borrowed<'a> {
+    from: &'a SharedDirectory,
+    directory: Option<Directory>,
+}
+
+impl std::ops::Deref for Borrowed<'_> {
+    type Target = Directory;
+
+    fn deref(&self) -> &Directory {
+        self.directory.as_ref().expect("given back only by drop")
+    }
+}
+
+impl std::ops::DerefMut for Borrowed<'_> {
+    fn deref_mut(&mut self) -> &mut Directory {
+        self.directory.as_mut().expect("given back only by drop")
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        *self.from.directory.lock() = self.directory.take();
+        self.from.returned.notify_all();
+    }
+}

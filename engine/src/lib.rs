@@ -1,0 +1,72 @@
+//! Slots, records, log, recovery and streams: a sharded in-memory store with a durable log.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("data");
+//! let engine = lockgate_engine::Engine::builder(path).cores(2).open()?;
+//! let users = engine.keyspace(0);
+//! users.set(b"ada", b"countess")?;                    // in memory, and appended to the log
+//! users.set(b"ada", b"programmer")?.wait_synced()?;   // ... and on the disk (`.synced().await` in async code)
+//! let value = users.get(b"ada")?.expect("just set");  // bytes and version; it holds no lock
+//! assert_eq!(value.as_bytes(), b"programmer");
+//! users.update(b"n", |old| lockgate_engine::Update::Put(vec![old.map_or(1, |n| n[0] + 1)]))?;
+//! let (was_there, _receipt) = users.delete(b"ada")?;
+//! assert!(was_there && users.len() == 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Memory operations are done in place, by the calling thread, under the lock of the key's slot, and never wait for a
+//! disk. Durability is a receipt. Lock order: stream, slot, log; never two slots.
+//!
+//! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`
+//! (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards);
+//! [`log`] and [`meta`] (the disk); `dirty` and `stream` (reading slots while they are written); `keyspace`, `apply`,
+//! `ownership` (what can be done with slots); `recovery`, `builder`, `engine`.
+//!
+//! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
+//! layer above gives them a meaning.
+
+mod apply;
+mod arena;
+mod builder;
+mod crc16;
+mod dirty;
+mod engine;
+mod error;
+mod free_list;
+mod gate;
+mod history;
+mod index;
+mod keyspace;
+pub mod log;
+pub mod meta;
+mod ownership;
+pub mod record;
+mod recovery;
+mod segment;
+mod slot;
+mod stats;
+mod store;
+mod stream;
+mod types;
+mod value;
+
+pub use arena::OutOfMemory;
+pub use builder::{CORES_MAX, EngineBuilder, MEMORY_BYTES_MAX_DEFAULT};
+pub use crc16::{crc16, hash_tag};
+pub use engine::Engine;
+pub use error::{ApplyError, OpError, OpenError, SlotError, SubscribeError, WaitError};
+pub use gate::Action;
+pub use keyspace::Keyspace;
+pub use log::{LogFailed, LogPosition};
+pub use segment::PinnedRange;
+pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM};
+pub use stats::{CoreStats, EngineStats};
+pub use stream::{SlotStream, StreamRange};
+pub use types::{
+    Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot, SlotStatus, Term,
+    VALUE_BYTES_MAX, Version,
+};
+pub use value::{Read, Receipt, Update, Value};

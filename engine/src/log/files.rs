@@ -1,0 +1,274 @@
+//! Log files: their names, and preparing them ahead of need.
+//!
+//! Invariants:
+//! - A prepared file has its full size in zeros, a header, both synced, and a durable name.
+//! - Files of a chain are numbered without gaps from 0, and file n+1 is begun only when file n has been taken into use.
+//!   So a gap in the numbers is never the work of a crash.
+//! - At most one file is prepared ahead (the shelf holds it), so little is left behind by a crash.
+//!
+//! The maker is a task of its own beside the writer; both live on one core and share the [`Shelf`].
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use lockgate_runtime::sync::Arc;
+use lockgate_runtime::{Event, File, OpenOptions, fs};
+
+use super::LogConfig;
+use super::error::{LogFailed, StopCause};
+use super::format::{FILE_HEADER_BYTES, FileHeader, LogPosition, name_hash};
+use super::shared::Shared;
+
+/// Zeros are written in pieces of this size: a larger one would hold up the core's other tasks.
+const FILL_BYTES: usize = 256 << 10;
+/// Zeros are synced at latest after this many bytes: a larger heap of dirty pages would hold up the commits' syncs.
+const FILL_SYNC_BYTES: u64 = 4 << 20;
+/// Size of a chain's first file; each further one is twice as large, up to the configured size.
+const FIRST_FILE_BYTES: u64 = 4 << 20;
+const NAME_BYTES_MAX: usize = 64;
+
+static ZEROS: [u8; FILL_BYTES] = [0; FILL_BYTES];
+
+/// True when `name` may be part of a log's file names.
+pub(super) fn name_is_allowed(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Name of a chain's file.
+pub(super) fn file_name(log: &str, boot: u64, seq: u32) -> String {
+    format!("{log}.{boot:016x}.{seq:08x}.log")
+}
+
+/// Boot and number of a file, if its name is one of this log's.
+pub(crate) fn parse_file_name(log: &str, file: &str) -> Option<(u64, u32)> {
+    let middle = file.strip_prefix(log)?.strip_prefix('.')?.strip_suffix(".log")?;
+    let (boot, seq) = middle.split_once('.')?;
+    let boot = u64::from_str_radix(boot, 16).ok()?;
+    let seq = u32::from_str_radix(seq, 16).ok()?;
+    // Only the exact spelling counts: a copy that somebody made under a similar name is not part of the chain.
+    (file_name(log, boot, seq) == file).then_some((boot, seq))
+}
+
+/// Creates a directory and those above it where they do not exist, with durable names.
+pub(crate) async fn create_dir_durably(dir: &Path) -> io::Result<()> {
+    let mut created = Vec::new();
+    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        if fs::exists(path).await {
+            break;
+        }
+        created.push(path);
+    }
+    if created.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).await?;
+    for path in created {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        fs::sync_dir(parent.unwrap_or(Path::new("."))).await?;
+    }
+    Ok(())
+}
+
+/// An input or output error, with what it happened to.
+#[derive(Debug)]
+pub(super) struct FileFault {
+    pub(super) action: &'static str,
+    pub(super) file: PathBuf,
+    pub(super) offset: u64,
+    pub(super) source: io::Error,
+}
+
+impl FileFault {
+    pub(super) fn into_failed(self, log: &str, position: u64) -> LogFailed {
+        LogFailed::new(StopCause::Io {
+            log: log.to_owned(),
+            action: self.action,
+            file: self.file,
+            offset: self.offset,
+            position: LogPosition(position),
+            source: self.source,
+        })
+    }
+}
+
+/// A file that is ready for batches.
+pub(super) struct PreparedFile {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) salt: u64,
+    pub(super) capacity_bytes: u64,
+}
+
+/// Makes the files of one chain, in order.
+pub(super) struct FileMaker {
+    dir: PathBuf,
+    name: String,
+    boot: u64,
+    chain_start: u64,
+    file_bytes: u64,
+    next_seq: u32,
+}
+
+impl FileMaker {
+    pub(super) fn new(cfg: &LogConfig, chain_start: u64) -> FileMaker {
+        FileMaker {
+            dir: cfg.dir.clone(),
+            name: cfg.name.clone(),
+            boot: cfg.boot,
+            chain_start,
+            file_bytes: cfg.file_bytes.next_multiple_of(FILE_HEADER_BYTES as u64),
+            next_seq: 0,
+        }
+    }
+
+    /// Makes sure that the directory exists, durably, and prepares the chain's first file.
+    pub(super) async fn prepare_directory_and_first(&mut self) -> Result<PreparedFile, FileFault> {
+        if let Err(source) = create_dir_durably(&self.dir).await {
+            return Err(FileFault {
+                action: "creating the directory",
+                file: self.dir.clone(),
+                offset: 0,
+                source,
+            });
+        }
+        match self.prepare(&Cell::new(false)).await? {
+            Some(first) => Ok(first),
+            None => unreachable!("nobody asked the first file's preparation to stop"),
+        }
+    }
+
+    fn next_capacity_bytes(&self) -> u64 {
+        let doubled = FIRST_FILE_BYTES.checked_shl(self.next_seq.min(32)).unwrap_or(u64::MAX);
+        self.file_bytes.min(doubled)
+    }
+
+    /// Prepares the next file. `None` if it was told to stop; what was begun is removed then.
+    async fn prepare(&mut self, stop: &Cell<bool>) -> Result<Option<PreparedFile>, FileFault> {
+        let seq = self.next_seq;
+        let path = self.dir.join(file_name(&self.name, self.boot, seq));
+        let fault = |action, offset, source| FileFault { action, file: path.clone(), offset, source };
+        let options = OpenOptions::new().read(true).write(true).create_new(true);
+        let file = File::open(&path, &options).await.map_err(|error| fault("creating", 0, error))?;
+        let capacity_bytes = self.next_capacity_bytes();
+        let mut offset = 0;
+        while offset < capacity_bytes {
+            if stop.get() {
+                drop(file);
+                remove_quietly(&path).await;
+                return Ok(None);
+            }
+            let piece: &'static [u8] = &ZEROS[..(capacity_bytes - offset).min(FILL_BYTES as u64) as usize];
+            let (result, _) = file.write_all_at(piece, offset).await;
+            result.map_err(|error| fault("zero-filling", offset, error))?;
+            offset += piece.len() as u64;
+            if offset.is_multiple_of(FILL_SYNC_BYTES) {
+                file.sync_data().await.map_err(|error| fault("syncing", offset, error))?;
+            }
+        }
+        let salt = lockgate_runtime::random_u64();
+        let header = FileHeader {
+            name_hash: name_hash(&self.name),
+            boot: self.boot,
+            seq,
+            chain_start: self.chain_start,
+            salt,
+        };
+        let (result, _) = file.write_all_at(header.encode(), 0).await;
+        result.map_err(|error| fault("writing the header of", 0, error))?;
+        file.sync_data().await.map_err(|error| fault("syncing", capacity_bytes, error))?;
+        fs::sync_dir(&self.dir).await.map_err(|error| fault("syncing the directory of", 0, error))?;
+        self.next_seq += 1;
+        Ok(Some(PreparedFile { file, path, salt, capacity_bytes }))
+    }
+}
+
+/// Where the maker leaves the one file that is ready, for the writer to take.
+pub(super) struct Shelf {
+    spare: RefCell<Option<PreparedFile>>,
+    stop: Cell<bool>,
+    maker_ended: Cell<bool>,
+    changed: Event,
+}
+
+impl Shelf {
+    pub(super) fn new() -> Shelf {
+        Shelf {
+            spare: RefCell::new(None),
+            stop: Cell::new(false),
+            maker_ended: Cell::new(false),
+            changed: Event::new(),
+        }
+    }
+
+    /// Takes the next file, waiting until it is ready. `None` when there will not be one.
+    pub(super) async fn take(&self) -> Option<PreparedFile> {
+        loop {
+            let changed = self.changed.listen();
+            let spare = self.spare.borrow_mut().take();
+            if spare.is_some() {
+                self.changed.notify_all();
+                return spare;
+            }
+            if self.maker_ended.get() {
+                return None;
+            }
+            changed.await;
+        }
+    }
+
+    /// Tells the maker to end.
+    pub(super) fn stop(&self) {
+        self.stop.set(true);
+        self.changed.notify_all();
+    }
+
+    /// Ends the maker and removes the file that was prepared and not needed.
+    pub(super) async fn clear(&self) {
+        self.stop();
+        loop {
+            let changed = self.changed.listen();
+            if self.maker_ended.get() {
+                break;
+            }
+            changed.await;
+        }
+        let spare = self.spare.borrow_mut().take();
+        if let Some(spare) = spare {
+            drop(spare.file);
+            remove_quietly(&spare.path).await;
+        }
+    }
+}
+
+/// The maker's task: keeps one file on the shelf. An error ends the log, as every input or output error does.
+pub(super) async fn keep_one_ready(mut maker: FileMaker, shelf: Rc<Shelf>, shared: Arc<Shared>) {
+    while !shelf.stop.get() {
+        let changed = shelf.changed.listen();
+        let full = shelf.spare.borrow().is_some();
+        if full {
+            changed.await;
+            continue;
+        }
+        match maker.prepare(&shelf.stop).await {
+            Ok(spare) => *shelf.spare.borrow_mut() = spare,
+            Err(fault) => {
+                let failed = shared.stop(fault.into_failed(&shared.name, shared.written.get()));
+                tracing::error!(error = %failed, "the log stopped");
+                break;
+            }
+        }
+        shelf.changed.notify_all();
+    }
+    shelf.maker_ended.set(true);
+    shelf.changed.notify_all();
+}
+
+/// Removes a file that holds nothing. If it stays, it only takes room: recovery finds no batch in it.
+async fn remove_quietly(path: &Path) {
+    if let Err(error) = fs::remove_file(path).await {
+        tracing::warn!(file = %path.display(), %error, "an unused log file could not be removed");
+    }
+}

@@ -1,0 +1,161 @@
+//! [`Log`]: the handle that appends, asks and waits.
+//!
+//! Invariants: all handles are one log; dropping the last one closes it in the background (what was appended is still
+//! written and synced, if the core lives). A wait that ends well means that the position was reached; a position that
+//! was reached stays reached, also after a failure.
+
+use lockgate_runtime::Watermark;
+use lockgate_runtime::sync::Arc;
+
+use super::error::{LogError, LogFailed, LogWaitError};
+use super::files::{FileMaker, PreparedFile};
+use super::format::{FrameHeader, LogPosition};
+use super::shared::{Reservation, Shared};
+use super::{LogConfig, writer};
+
+/// An open log. Cheap to clone, usable from every thread; writing is done on the core that created it.
+#[derive(Clone)]
+pub struct Log {
+    owner: Arc<Owner>,
+}
+
+/// Shared by the handles, not by the writer: its drop says that no handle is left.
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.begin_close();
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("name", &self.owner.shared.name)
+            .field("appended", &self.appended().0)
+            .field("written", &self.written().0)
+            .field("synced", &self.synced().0)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Starts the log's chain for `cfg.boot`: prepares its first file and spawns its writer on the current core.
+    ///
+    /// `position_start` must be the end that the recovery of this log found (0 for a log that is new).
+    pub async fn create(cfg: LogConfig, position_start: u64) -> Result<Log, LogError> {
+        cfg.check()?;
+        let mut maker = FileMaker::new(&cfg, position_start);
+        match maker.prepare_directory_and_first().await {
+            Ok(first) => Ok(Log::start(&cfg, position_start, maker, first)),
+            Err(fault) => Err(fault.into_failed(&cfg.name, position_start).into()),
+        }
+    }
+
+    /// Starts writing to `first`, on the current core.
+    pub(super) fn start(cfg: &LogConfig, position_start: u64, maker: FileMaker, first: PreparedFile) -> Log {
+        let shared = Arc::new(Shared::new(&cfg.name, position_start, cfg.unwritten_bytes_max));
+        writer::spawn(cfg, shared.clone(), maker, first);
+        Log { owner: Arc::new(Owner { shared }) }
+    }
+
+    /// Asks for room for a frame with `payload_bytes`. Call it before taking any lock that the append is done under.
+    ///
+    /// [`LogError::Behind`] when more than the configured bound would wait to be written; a frame that is larger than
+    /// the bound is let in when nothing else waits. To wait for room, await `wait_written(appended())`.
+    pub fn reserve(&self, payload_bytes: usize) -> Result<Reservation<'_>, LogError> {
+        self.owner.shared.reserve(payload_bytes)
+    }
+
+    /// Appends one frame whose payload is `parts` joined, and returns the position of its end. Never blocks on a disk.
+    ///
+    /// The reservation must be this log's and for at least as many bytes; it is a mistake of the program otherwise, and
+    /// panics. After a failure nothing is appended.
+    pub fn append(
+        &self,
+        reservation: Reservation<'_>,
+        frame: FrameHeader,
+        parts: &[&[u8]],
+    ) -> Result<LogPosition, LogFailed> {
+        self.owner.shared.append(reservation, frame, parts)
+    }
+
+    /// End of the last frame that was appended.
+    pub fn appended(&self) -> LogPosition {
+        self.owner.shared.appended()
+    }
+
+    /// Everything before this was handed to the system: it survives the process, not the machine.
+    pub fn written(&self) -> LogPosition {
+        LogPosition(self.owner.shared.written.get())
+    }
+
+    /// Everything before this is on the disk.
+    pub fn synced(&self) -> LogPosition {
+        LogPosition(self.owner.shared.synced.get())
+    }
+
+    /// Asks for a sync as soon as everything before `position` is written. Returns at once.
+    pub fn request_sync(&self, position: LogPosition) {
+        self.owner.shared.request_sync(position);
+    }
+
+    /// Waits until everything before `position` is written.
+    pub async fn wait_written(&self, position: LogPosition) -> Result<(), LogFailed> {
+        self.wait(&self.owner.shared.written, position).await
+    }
+
+    /// Waits until everything before `position` is synced, and asks for the sync.
+    pub async fn wait_synced(&self, position: LogPosition) -> Result<(), LogFailed> {
+        self.request_sync(position);
+        self.wait(&self.owner.shared.synced, position).await
+    }
+
+    /// As [`Log::wait_written`], blocking the calling thread, which must not be a core's.
+    pub fn wait_written_blocking(&self, position: LogPosition) -> Result<(), LogWaitError> {
+        blocking(self.wait_written(position))
+    }
+
+    /// As [`Log::wait_synced`], blocking the calling thread, which must not be a core's.
+    pub fn wait_synced_blocking(&self, position: LogPosition) -> Result<(), LogWaitError> {
+        blocking(self.wait_synced(position))
+    }
+
+    /// What ended the log, if it did not end by [`Log::close`].
+    pub fn failure(&self) -> Option<LogFailed> {
+        self.owner.shared.stopped().filter(|cause| !cause.is_closed())
+    }
+
+    /// Refuses further frames, writes and syncs what was appended, and ends the writer. Fails if the log has failed.
+    /// A second call waits for the same end.
+    pub async fn close(&self) -> Result<(), LogFailed> {
+        let shared = &self.owner.shared;
+        shared.begin_close();
+        loop {
+            let changed = shared.work.listen();
+            match shared.stopped() {
+                Some(cause) if cause.is_closed() => return Ok(()),
+                Some(cause) => return Err(cause),
+                None => changed.await,
+            }
+        }
+    }
+
+    async fn wait(&self, watermark: &Watermark, position: LogPosition) -> Result<(), LogFailed> {
+        watermark.wait_for(position.0).await.map_err(|_| self.owner.shared.refusal())
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.owner.shared
+    }
+}
+
+fn blocking(wait: impl Future<Output = Result<(), LogFailed>>) -> Result<(), LogWaitError> {
+    match lockgate_runtime::block_on_foreign(wait) {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(LogWaitError::OnCoreThread),
+    }
+}

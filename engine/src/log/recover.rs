@@ -1,0 +1,419 @@
+//! Recovery: reads all chains of a log, oldest boot first, and tells a torn end from damage.
+//!
+//! The rule. A chain is read batch by batch. Where no valid batch continues it, at position P:
+//! - If an end E of that boot is known (an earlier recovery accepted it), the chain must reach exactly E; what lies
+//!   behind E was cut then and stays cut. A chain that does not reach E is damaged.
+//! - Otherwise, if a later valid batch of the boot says that P had been synced (its `synced` is beyond P), then P is
+//!   damaged: a batch that had been on the disk is not there any more.
+//! - Otherwise P is the torn end of a crash: nothing from P on was promised to anybody. It is cut, that is, ignored.
+//! - A chain that ends with a seal was closed in order, and ends there.
+//!
+//! Invariants:
+//! - What is accepted is on the disk: after a crash of the process alone, the last file's bytes may be in the system's
+//!   cache only, and an end that was recorded must not be lost by the next power cut. So that file is synced.
+//! - Nothing on the disk is changed; cutting is done by recording the end (see [`crate::meta`]).
+//! - The chain of each boot begins at the position where the chain before it ended.
+//! - Frames are visited in the order of their positions, each once, and only from verified batches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use lockgate_runtime::fs;
+
+use super::error::{RecoverError, VisitError};
+use super::files::{file_name, name_is_allowed, parse_file_name};
+use super::format::{
+    BatchHeader, FILE_HEADER_BYTES, FrameHeader, Frames, LogPosition, SECTOR_BYTES, name_hash,
+};
+use super::reader::{Found, Identity, LogFile, next_offset};
+
+/// Where a log ended, as its recovery accepted it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredEnd {
+    /// The last boot that has a chain or a known end; 0 for a log that is new.
+    pub boot: u64,
+    /// The end of the log: the next chain begins here.
+    pub position: LogPosition,
+    /// Number of files that were read.
+    pub files: u64,
+    /// The accepted end of each boot, to be recorded before the log is written again, and to be given to the next
+    /// recovery as `known_ends`.
+    pub ends: Vec<(u64, u64)>,
+    /// Files that were prepared and never used, see [`remove_unused_files`].
+    pub unused_files: Vec<PathBuf>,
+}
+
+/// Recovers the log `name` in `dir` and calls `visit` for every frame, in order.
+///
+/// `known_ends` holds (boot, end position) as earlier recoveries accepted them. A directory that does not exist is a
+/// log without chains. An error of `visit` ends the recovery.
+pub async fn recover(
+    dir: &Path,
+    name: &str,
+    known_ends: &[(u64, u64)],
+    mut visit: impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+) -> Result<RecoveredEnd, RecoverError> {
+    if !name_is_allowed(name) {
+        return Err(RecoverError::BadName { name: name.to_owned() });
+    }
+    let chains = list_chains(dir, name).await?;
+    let known: BTreeMap<u64, u64> = known_ends.iter().copied().collect();
+    let boots: BTreeSet<u64> = chains.keys().chain(known.keys()).copied().collect();
+    let mut recovered = RecoveredEnd::default();
+    // Unknown until a chain or a known end tells where the oldest boot began.
+    let mut position: Option<u64> = None;
+    for boot in boots {
+        let known_end = known.get(&boot).copied();
+        let end = match chains.get(&boot) {
+            Some(seqs) => {
+                check_gaps(dir, name, boot, seqs)?;
+                let mut chain = Chain { dir, name, boot, file_count: seqs.len() as u32, known_end, position };
+                chain.read(&mut recovered, &mut visit).await?
+            }
+            None => end_without_files(dir, name, boot, known_end, position)?,
+        };
+        if let Some(end) = end {
+            position = Some(end);
+            recovered.position = LogPosition(end);
+            recovered.ends.push((boot, end));
+        }
+        recovered.boot = boot;
+    }
+    Ok(recovered)
+}
+
+/// Removes files that were prepared ahead and never used by a boot that crashed. Call it after the ends of the recovery
+/// have been recorded. A file that cannot be removed stays; it only takes room.
+pub async fn remove_unused_files(recovered: &RecoveredEnd) {
+    // From the highest number down: a crash in between must not leave a gap.
+    for path in recovered.unused_files.iter().rev() {
+        if let Err(error) = fs::remove_file(path).await {
+            tracing::warn!(file = %path.display(), %error, "an unused log file could not be removed");
+            return;
+        }
+    }
+}
+
+async fn list_chains(dir: &Path, name: &str) -> Result<BTreeMap<u64, BTreeSet<u32>>, RecoverError> {
+    let mut chains: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    if !fs::exists(dir).await {
+        return Ok(chains);
+    }
+    let files = fs::read_dir(dir).await;
+    for file in files.map_err(|source| RecoverError::Io { file: dir.to_path_buf(), offset: 0, source })? {
+        if let Some((boot, seq)) = parse_file_name(name, &file) {
+            chains.entry(boot).or_default().insert(seq);
+        }
+    }
+    Ok(chains)
+}
+
+/// A file is begun only after its predecessor's name is durable, so a gap in the numbers was made by somebody else.
+fn check_gaps(dir: &Path, name: &str, boot: u64, seqs: &BTreeSet<u32>) -> Result<(), RecoverError> {
+    for (expected, seq) in (0..).zip(seqs) {
+        if expected != *seq {
+            return Err(RecoverError::Missing {
+                file: dir.join(file_name(name, boot, expected)),
+                evidence: format!("{} exists and was begun after it", file_name(name, boot, *seq)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A boot that has a known end and no files must have written nothing.
+fn end_without_files(
+    dir: &Path,
+    name: &str,
+    boot: u64,
+    known_end: Option<u64>,
+    position: Option<u64>,
+) -> Result<Option<u64>, RecoverError> {
+    match known_end {
+        Some(end) if end > position.unwrap_or(0) => Err(RecoverError::Missing {
+            file: dir.join(file_name(name, boot, 0)),
+            evidence: format!(
+                "an earlier start accepted this boot's log up to position {end}, and the files that are left end at {}",
+                position.unwrap_or(0)
+            ),
+        }),
+        // It carries nothing: the record of it ends here.
+        _ => Ok(None),
+    }
+}
+
+/// The files of one boot.
+struct Chain<'a> {
+    dir: &'a Path,
+    name: &'a str,
+    boot: u64,
+    file_count: u32,
+    known_end: Option<u64>,
+    /// Where the chain before ended, then where this one has been read to.
+    position: Option<u64>,
+}
+
+/// Where reading a chain came to a stop.
+struct Stop {
+    seq: u32,
+    offset: u64,
+    position: u64,
+    why: &'static str,
+    sealed: bool,
+    /// Nothing lies at the stop, and the successor's first batch (or its header, at offset 0) is broken: then that is
+    /// the damaged place, if there is damage at all.
+    broken_successor: Option<(u64, &'static str)>,
+}
+
+impl Chain<'_> {
+    /// Reads the chain. Returns its end, or nothing if it never began and nothing came before.
+    async fn read(
+        &mut self,
+        recovered: &mut RecoveredEnd,
+        visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+    ) -> Result<Option<u64>, RecoverError> {
+        let first = self.open(0).await?;
+        let Some(header) = first.header else {
+            return self.judge_unbegun(first, recovered).await;
+        };
+        if let Some(expected) = self.position
+            && expected != header.chain_start
+        {
+            return Err(self.discontinuous(&first, header.chain_start, expected));
+        }
+        let stop = self.read_files(first, header.chain_start, recovered, visit).await?;
+        self.judge(&stop, recovered).await?;
+        Ok(Some(stop.position))
+    }
+
+    async fn open(&self, seq: u32) -> Result<LogFile, RecoverError> {
+        let path = self.dir.join(file_name(self.name, self.boot, seq));
+        LogFile::open(path, Identity { name_hash: name_hash(self.name), boot: self.boot, seq }).await
+    }
+
+    /// Visits all batches that continue the chain, over all files, and tells where that ended.
+    async fn read_files(
+        &self,
+        first: LogFile,
+        chain_start: u64,
+        recovered: &mut RecoveredEnd,
+        visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+    ) -> Result<Stop, RecoverError> {
+        let mut file = first;
+        let mut stop = Stop {
+            seq: 0,
+            offset: FILE_HEADER_BYTES as u64,
+            position: chain_start,
+            why: "",
+            sealed: false,
+            broken_successor: None,
+        };
+        recovered.files += 1;
+        loop {
+            let nothing_here = self.read_file(&mut file, &mut stop, visit).await?;
+            if stop.sealed || self.known_end == Some(stop.position) || stop.seq + 1 == self.file_count {
+                return Ok(stop);
+            }
+            // The file has no more; its successor may begin exactly here.
+            let mut next = self.open(stop.seq + 1).await?;
+            let first = next.batch_at(FILE_HEADER_BYTES as u64).await?;
+            let belongs = next.header.is_some_and(|header| header.chain_start == chain_start);
+            if !belongs || !matches!(&first, Found::Batch(header, _) if header.position == stop.position) {
+                stop.broken_successor = match first {
+                    _ if !nothing_here => None,
+                    _ if !belongs => Some((0, "the file header is not valid")),
+                    Found::Invalid(why) => Some((FILE_HEADER_BYTES as u64, why)),
+                    _ => None,
+                };
+                return Ok(stop);
+            }
+            recovered.files += 1;
+            stop.seq += 1;
+            stop.offset = FILE_HEADER_BYTES as u64;
+            file = next;
+        }
+    }
+
+    /// Visits the batches of one file from `stop` on, and moves `stop` to where no batch continues it. True when there
+    /// is nothing at all at that place.
+    async fn read_file(
+        &self,
+        file: &mut LogFile,
+        stop: &mut Stop,
+        visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+    ) -> Result<bool, RecoverError> {
+        while self.known_end != Some(stop.position) {
+            let found = file.batch_at(stop.offset).await?;
+            let (header, range) = match found {
+                Found::Batch(header, range) if header.position == stop.position => (header, range),
+                Found::Batch(..) => {
+                    stop.why = "the batch here is of another position";
+                    return Ok(false);
+                }
+                Found::Nothing(why) | Found::Invalid(why) => {
+                    stop.why = why;
+                    return Ok(matches!(found, Found::Nothing(_)));
+                }
+            };
+            if header.payload_bytes == 0 {
+                stop.sealed = true;
+                stop.why = "the chain is sealed here";
+                return Ok(false);
+            }
+            visit_frames(file, stop, &header, &file.window()[range], visit)?;
+            stop.position += u64::from(header.payload_bytes);
+            stop.offset = next_offset(stop.offset, &header);
+            if self.known_end.is_some_and(|end| end < stop.position) {
+                stop.why = "the accepted end lies inside of the batch before";
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Decides whether the stop is an acceptable end.
+    async fn judge(&self, stop: &Stop, recovered: &mut RecoveredEnd) -> Result<(), RecoverError> {
+        match self.known_end {
+            Some(end) if end == stop.position => Ok(()),
+            Some(end) => {
+                Err(self
+                    .corrupt(stop, format!("an earlier start accepted this boot's log up to position {end}")))
+            }
+            None if stop.sealed => Ok(()),
+            None => {
+                self.judge_by_later_batches(stop, recovered).await?;
+                self.open(stop.seq).await?.sync().await
+            }
+        }
+    }
+
+    /// Searches everything behind the stop for batches: one that knows of a sync beyond it proves damage. Files without
+    /// any batch are noted as unused.
+    async fn judge_by_later_batches(
+        &self,
+        stop: &Stop,
+        recovered: &mut RecoveredEnd,
+    ) -> Result<(), RecoverError> {
+        let mut unused = Vec::new();
+        for seq in stop.seq..self.file_count {
+            let mut file = self.open(seq).await?;
+            let mut offset = if seq == stop.seq { stop.offset } else { FILE_HEADER_BYTES as u64 };
+            let mut found_any = false;
+            while let Some((at, header)) = file.find_batch_after(offset, stop.position).await? {
+                found_any = true;
+                if header.synced > stop.position {
+                    return Err(self.corrupt(
+                        stop,
+                        format!(
+                            "the later batch at byte offset {at} of {} says that everything before position {} was on \
+                             the disk",
+                            file.path.display(),
+                            header.synced
+                        ),
+                    ));
+                }
+                offset = at + SECTOR_BYTES as u64;
+            }
+            if seq > stop.seq && !found_any {
+                unused.push(file.path);
+            } else {
+                unused.clear();
+            }
+        }
+        recovered.unused_files.extend(unused);
+        Ok(())
+    }
+
+    /// The first file has no valid header: the boot crashed while it prepared the file, unless something proves that
+    /// the chain had begun.
+    async fn judge_unbegun(
+        &self,
+        mut first: LogFile,
+        recovered: &mut RecoveredEnd,
+    ) -> Result<Option<u64>, RecoverError> {
+        let before = self.position.unwrap_or(0);
+        let evidence = if let Some(end) = self.known_end.filter(|end| *end > before) {
+            Some(format!("an earlier start accepted this boot's log up to position {end}"))
+        } else if self.file_count > 1 {
+            Some("the chain has a second file, which is begun only after the first file's header is on the disk".into())
+        } else {
+            let found = first.find_batch_after(FILE_HEADER_BYTES as u64, before).await?;
+            found.map(|(at, _)| format!("there is a valid batch at byte offset {at}"))
+        };
+        match evidence {
+            Some(evidence) => Err(RecoverError::Corrupt {
+                file: first.path,
+                offset: 0,
+                position: LogPosition(before),
+                why: "the file header is not valid".into(),
+                evidence,
+            }),
+            None => {
+                recovered.unused_files.push(first.path);
+                Ok(self.position)
+            }
+        }
+    }
+
+    fn corrupt(&self, stop: &Stop, evidence: String) -> RecoverError {
+        let (seq, offset, why) = match stop.broken_successor {
+            Some((offset, why)) => (stop.seq + 1, offset, why),
+            None => (stop.seq, stop.offset, stop.why),
+        };
+        RecoverError::Corrupt {
+            file: self.dir.join(file_name(self.name, self.boot, seq)),
+            offset,
+            position: LogPosition(stop.position),
+            why: why.into(),
+            evidence,
+        }
+    }
+
+    fn discontinuous(&self, first: &LogFile, found: u64, expected: u64) -> RecoverError {
+        RecoverError::Corrupt {
+            file: first.path.clone(),
+            offset: 0,
+            position: LogPosition(expected),
+            why: format!("its boot begins at position {found}"),
+            evidence: format!(
+                "the boots before it end at position {expected}, so files of an earlier boot are missing, damaged or \
+                 not this directory's"
+            ),
+        }
+    }
+}
+
+fn visit_frames(
+    file: &LogFile,
+    stop: &Stop,
+    header: &BatchHeader,
+    payload: &[u8],
+    visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+) -> Result<(), RecoverError> {
+    let malformed = |why: String| RecoverError::Corrupt {
+        file: file.path.clone(),
+        offset: stop.offset,
+        position: LogPosition(stop.position),
+        why,
+        evidence: "the batch's checksum is right, so it was written like this".into(),
+    };
+    let mut frames = 0;
+    for frame in Frames::new(payload) {
+        let Ok((frame, payload)) = frame else {
+            return Err(malformed(format!("frame {frames} does not fit its batch")));
+        };
+        visit(&frame, payload).map_err(|source| RecoverError::Visit {
+            file: file.path.clone(),
+            offset: stop.offset,
+            source,
+        })?;
+        frames += 1;
+    }
+    if frames != header.frames {
+        return Err(malformed(format!(
+            "the batch holds {frames} frames and its header says {}",
+            header.frames
+        )));
+    }
+    Ok(())
+}

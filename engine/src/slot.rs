@@ -1,0 +1,419 @@
+//! One slot: all that its lock guards.
+//!
+//! Invariants, asserted where they could break:
+//! - counters strictly increase and the term never goes back within a generation, and generations never go back;
+//! - a generation that ended is never opened again;
+//! - a slot without a gate holds nothing: its digest is zero;
+//! - every change of the data is one log frame with the very same bytes, appended under the lock, so that the log has a
+//!   slot's frames in the order of their versions. Lock order: slot, then log. Never two slots.
+
+use lockgate_runtime::Event;
+use lockgate_runtime::sync::Arc;
+
+use crate::arena::OutOfMemory;
+use crate::dirty::DirtySlots;
+use crate::error::{ApplyError, OpError, SlotError};
+use crate::gate::{self, Action};
+use crate::history::History;
+use crate::log::{FrameHeader, FrameKind, Log, LogFailed, LogPosition, Reservation};
+use crate::record::{self, Kind};
+use crate::stats::EngineStats;
+use crate::store::{NewRecord, Store};
+use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
+
+/// A frame with records.
+pub const FRAME_DATA: FrameKind = FrameKind(1);
+/// A frame that begins a generation.
+pub const FRAME_OPEN: FrameKind = FrameKind(2);
+/// A frame that ends a generation for ever.
+pub const FRAME_DROP: FrameKind = FrameKind(3);
+/// A frame that begins a term of ownership.
+pub const FRAME_TERM: FrameKind = FrameKind(4);
+
+/// What one slot's lock guards.
+pub(crate) struct SlotState {
+    pub(crate) store: Store,
+    gate: Gate,
+    slot: Slot,
+    generation: Generation,
+    /// Generations up to this one are over.
+    ended: Generation,
+    /// The highest term that the slot was owned under, or has data of.
+    term: Term,
+    /// What new writes count their versions from.
+    base: u64,
+    /// The last write.
+    version: Version,
+    /// The highest tombstone that was discarded. Nothing discards any yet.
+    floor: Version,
+    history: History,
+    /// The log's end of the last write or change.
+    position: LogPosition,
+    streams: Vec<Arc<DirtySlots>>,
+    gate_event: Option<Arc<Event>>,
+}
+
+/// Who is to be told once the slot's lock is released.
+#[must_use = "waiters are woken by `wake`, after the lock is released"]
+#[derive(Default)]
+pub(crate) struct Wakes {
+    streams: Vec<Arc<DirtySlots>>,
+    gate_event: Option<Arc<Event>>,
+}
+
+impl Wakes {
+    /// Wakes them. Call it without any lock.
+    pub(crate) fn wake(self) {
+        for stream in self.streams {
+            stream.wake();
+        }
+        if let Some(event) = self.gate_event {
+            event.notify_all();
+        }
+    }
+}
+
+/// The part of a verified range that a slot does not have yet.
+pub(crate) struct Fresh<'a> {
+    pub(crate) records: &'a [u8],
+    first: u64,
+    last: u64,
+}
+
+impl SlotState {
+    pub(crate) fn new(slot: Slot, store: Store) -> SlotState {
+        SlotState {
+            store,
+            gate: Gate::Absent,
+            slot,
+            generation: Generation::ZERO,
+            ended: Generation::ZERO,
+            term: Term(0),
+            base: 0,
+            version: Version::ZERO,
+            floor: Version::ZERO,
+            history: History::default(),
+            position: LogPosition::default(),
+            streams: Vec::new(),
+            gate_event: None,
+        }
+    }
+
+    pub(crate) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(crate) fn floor(&self) -> Version {
+        self.floor
+    }
+
+    pub(crate) fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    pub(crate) fn on_history(&self, cursor: Version) -> bool {
+        self.history.contains(cursor, self.version)
+    }
+
+    pub(crate) fn status(&self) -> SlotStatus {
+        SlotStatus {
+            gate: self.gate,
+            term: self.term,
+            generation: self.generation,
+            version: self.version,
+            keys: self.store.keys(),
+            live_bytes: self.store.live_bytes(),
+            digest: self.store.digest(),
+            position: self.position,
+        }
+    }
+
+    /// Whether there is, or was, anything in its generation.
+    pub(crate) fn holds_data(&self) -> bool {
+        self.version > Version::ZERO
+    }
+
+    pub(crate) fn add_to(&self, stats: &mut EngineStats) {
+        stats.keys += self.store.keys();
+        stats.live_bytes += self.store.live_bytes();
+        stats.segment_bytes += self.store.chain().segment_bytes();
+        stats.index_bytes += self.store.index_bytes() as u64;
+        stats.slots_present += u64::from(self.gate != Gate::Absent);
+        stats.slots_served += u64::from(self.gate.serves_reads());
+    }
+
+    pub(crate) fn gate_event(&mut self) -> Arc<Event> {
+        self.gate_event.get_or_insert_with(|| Arc::new(Event::new())).clone()
+    }
+
+    // Serving.
+
+    pub(crate) fn check_readable(&self) -> Result<(), OpError> {
+        if self.gate.serves_reads() {
+            Ok(())
+        } else {
+            Err(OpError::NotOwned { slot: self.slot, gate: self.gate })
+        }
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<(), OpError> {
+        match self.gate {
+            Gate::Owned => Ok(()),
+            Gate::Frozen => Err(OpError::Frozen { slot: self.slot }),
+            gate => Err(OpError::NotOwned { slot: self.slot, gate }),
+        }
+    }
+
+    /// One write by this slot's owner: memory and log. The gate was checked under the same lock.
+    pub(crate) fn write(
+        &mut self,
+        kind: Kind,
+        (keyspace, key, value): (u8, &[u8], &[u8]),
+        log: &Log,
+        reservation: Reservation<'_>,
+    ) -> Result<Wakes, OpError> {
+        debug_assert_eq!(self.gate, Gate::Owned);
+        let counter = self.version.counter + 1;
+        if counter - self.base > u64::from(u32::MAX) {
+            self.base = self.version.counter;
+        }
+        let range = RangeHeader { term: self.term, base: self.base };
+        let delta = (counter - self.base) as u32;
+        let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
+        self.store.reserve(range, record::encoded_bytes(key.len(), value.len())).map_err(out_of_memory)?;
+        let frame = self.frame(FRAME_DATA, range);
+        let new = NewRecord { delta, kind, keyspace, key, value };
+        self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
+        self.version = Version::new(self.term, counter);
+        Ok(self.marked())
+    }
+
+    fn frame(&self, kind: FrameKind, range: RangeHeader) -> FrameHeader {
+        FrameHeader {
+            kind,
+            slot: self.slot.number(),
+            generation: self.generation.0,
+            term: range.term.0,
+            base: range.base,
+        }
+    }
+
+    // Following.
+
+    /// What of a verified range, whose records have counters `first..=last`, is new here. `None`: all of it is here.
+    pub(crate) fn fresh<'a>(
+        &self,
+        range: RangeHeader,
+        records: &'a [u8],
+        (first, last): (u64, u64),
+    ) -> Result<Option<Fresh<'a>>, ApplyError> {
+        let (slot, have) = (self.slot, self.version);
+        if range.term < have.term {
+            // Records of an earlier term that are all here are a repetition, and harmless.
+            return if last <= have.counter && self.on_history(Version::new(range.term, last)) {
+                Ok(None)
+            } else {
+                Err(ApplyError::TermTooLow { slot, have: have.term, term: range.term })
+            };
+        }
+        if range.term == have.term && last <= have.counter {
+            return Ok(None);
+        }
+        // A new base begins behind all that its sender had; what is here beyond it the sender never had.
+        let continues = self.store.chain().last_range() == Some(range) || range.base >= have.counter;
+        if !continues {
+            return Err(ApplyError::Diverged { slot, version: have, term: range.term, base: range.base });
+        }
+        if first > have.counter {
+            return Ok(Some(Fresh { records, first, last }));
+        }
+        let mut at = 0;
+        loop {
+            let record =
+                record::parse(&records[at..]).expect("the range was verified, and its last record is new");
+            let counter = range.base + u64::from(record.delta);
+            if counter > have.counter {
+                return Ok(Some(Fresh { records: &records[at..], first: counter, last }));
+            }
+            at += record.encoded_bytes();
+        }
+    }
+
+    /// Makes room for fresh records. Changes nothing that can be seen.
+    pub(crate) fn reserve(&mut self, range: RangeHeader, fresh: &Fresh<'_>) -> Result<(), OutOfMemory> {
+        self.store.reserve(range, fresh.records.len())
+    }
+
+    /// Logs fresh records, for which room was reserved.
+    pub(crate) fn log_fresh(
+        &mut self,
+        range: RangeHeader,
+        fresh: &Fresh<'_>,
+        log: &Log,
+        reservation: Reservation<'_>,
+    ) -> Result<(), LogFailed> {
+        self.position = log.append(reservation, self.frame(FRAME_DATA, range), &[fresh.records])?;
+        Ok(())
+    }
+
+    /// Takes fresh records in, for which room was reserved: from another node, or from the log.
+    pub(crate) fn take_in(&mut self, range: RangeHeader, fresh: &Fresh<'_>) -> Wakes {
+        assert!(fresh.first > self.version.counter && range.term >= self.version.term, "versions increase");
+        if range.term > self.version.term {
+            self.history.begin(range.term, range.base + 1, self.version);
+        }
+        self.store.copy_in(fresh.first, fresh.records);
+        self.version = Version::new(range.term, fresh.last);
+        self.term = self.term.max(range.term);
+        self.base = self.version.counter;
+        if range.term == self.term {
+            // An owner of the same term goes on counting from the same base, so that its ranges stay in one piece.
+            self.base = range.base;
+        }
+        let mut wakes = self.marked();
+        wakes.gate_event = self.gate_event.clone();
+        wakes
+    }
+
+    // Ownership.
+
+    /// Whether a call about `wanted` may act on this slot's data.
+    pub(crate) fn check_generation(&self, wanted: Generation) -> Result<(), SlotError> {
+        let (slot, have) = (self.slot, self.generation);
+        if wanted < have || wanted <= self.ended {
+            return Err(SlotError::Stale { slot, have: have.max(self.ended), wanted });
+        }
+        if wanted > have { Err(SlotError::NotOpen { slot, have, wanted }) } else { Ok(()) }
+    }
+
+    /// Whether `wanted` may be opened, and if so whether that begins a new generation.
+    pub(crate) fn check_opening(&self, wanted: Generation) -> Result<bool, SlotError> {
+        match self.check_generation(wanted) {
+            Ok(()) => Ok(false),
+            Err(SlotError::NotOpen { .. }) => Ok(true),
+            Err(stale) => Err(stale),
+        }
+    }
+
+    pub(crate) fn check_term(&self, wanted: Term) -> Result<(), SlotError> {
+        if wanted < self.term {
+            return Err(SlotError::TermTooLow { slot: self.slot, have: self.term, wanted });
+        }
+        Ok(())
+    }
+
+    /// Whether owning the slot under `wanted` begins a term, which must be logged.
+    pub(crate) fn begins_term(&self, wanted: Term) -> bool {
+        wanted > self.term || (wanted > self.version.term && self.history.last() != Some(wanted))
+    }
+
+    /// The gate after `action`, if it may be.
+    pub(crate) fn check_action(&self, action: Action) -> Result<Gate, SlotError> {
+        gate::after(action, self.gate).ok_or(SlotError::WrongGate {
+            slot: self.slot,
+            have: self.gate,
+            action,
+        })
+    }
+
+    /// Whether there is a generation with data, or with room for it, that has not ended.
+    pub(crate) fn is_open(&self) -> bool {
+        self.generation > self.ended
+    }
+
+    /// Changes the gate. Every transition was checked against the table first, recovery's excepted.
+    pub(crate) fn set_gate(&mut self, gate: Gate) -> Wakes {
+        self.gate = gate;
+        Wakes { streams: Vec::new(), gate_event: self.gate_event.clone() }
+    }
+
+    /// Ends a generation: what it held is given to the caller, to be dropped without the lock.
+    pub(crate) fn end_generation(&mut self, generation: Generation) -> (Store, Wakes) {
+        assert!(generation >= self.generation, "only the newest generation can end");
+        let mut wakes = self.marked();
+        self.streams.clear();
+        let garbage = self.store.take();
+        self.generation = generation;
+        self.ended = generation;
+        self.history = History::default();
+        (self.term, self.base, self.version, self.floor) = (Term(0), 0, Version::ZERO, Version::ZERO);
+        assert_eq!((self.store.digest(), self.store.keys()), (0, 0), "a dropped slot holds nothing");
+        wakes.gate_event = self.set_gate(Gate::Absent).gate_event;
+        (garbage, wakes)
+    }
+
+    /// Begins a generation in a slot that holds nothing.
+    pub(crate) fn begin_generation(&mut self, generation: Generation) {
+        assert!(generation > self.generation && self.store.keys() == 0, "generations never go back");
+        assert!(self.version == Version::ZERO, "what was here has ended first");
+        self.generation = generation;
+    }
+
+    /// Begins a term of ownership: new writes are under it, and count from a base of their own.
+    pub(crate) fn begin_term(&mut self, range: RangeHeader) {
+        assert!(range.term >= self.term && range.base >= self.version.counter, "terms never go back");
+        self.term = range.term;
+        self.base = range.base;
+        if range.term > self.version.term {
+            self.history.begin(range.term, range.base + 1, self.version);
+        }
+    }
+
+    /// What writes of a new term count from.
+    pub(crate) fn next_base(&self) -> u64 {
+        self.version.counter
+    }
+
+    pub(crate) fn log_change(
+        &mut self,
+        kind: FrameKind,
+        generation: Generation,
+        range: RangeHeader,
+        log: &Log,
+        reservation: Reservation<'_>,
+    ) -> Result<(), LogFailed> {
+        let frame = FrameHeader { generation: generation.0, ..self.frame(kind, range) };
+        self.position = log.append(reservation, frame, &[])?;
+        Ok(())
+    }
+
+    /// After recovery: everything that was read is on the disk, before this position of this boot's log.
+    pub(crate) fn set_recovered_position(&mut self, position: LogPosition) {
+        self.position = position;
+    }
+
+    // Streams.
+
+    pub(crate) fn add_stream(&mut self, stream: &Arc<DirtySlots>) {
+        if !self.streams.iter().any(|other| Arc::ptr_eq(other, stream)) {
+            self.streams.push(stream.clone());
+        }
+    }
+
+    pub(crate) fn remove_stream(&mut self, stream: &Arc<DirtySlots>) {
+        self.streams.retain(|other| !Arc::ptr_eq(other, stream));
+    }
+
+    /// Marks the slot for all streams that follow it; those that slept are to be woken.
+    fn marked(&self) -> Wakes {
+        let mut wakes = Wakes::default();
+        for stream in &self.streams {
+            if stream.mark(self.slot) {
+                wakes.streams.push(stream.clone());
+            }
+        }
+        wakes
+    }
+}

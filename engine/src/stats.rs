@@ -1,0 +1,46 @@
+//! Numbers about an engine.
+
+use crate::log::{Log, LogPosition};
+
+/// What an engine holds and how far its logs are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Live keys of all slots, served or not.
+    pub keys: u64,
+    /// Bytes of the live records.
+    pub live_bytes: u64,
+    /// Memory of the segments that slots hold.
+    pub segment_bytes: u64,
+    /// Memory of the indexes.
+    pub index_bytes: u64,
+    /// Memory of all segments, those that only a pin holds included.
+    pub memory_used_bytes: u64,
+    /// The bound on `memory_used_bytes`.
+    pub memory_max_bytes: u64,
+    /// Slots whose gate is not Absent.
+    pub slots_present: u64,
+    /// Slots that serve reads.
+    pub slots_served: u64,
+    /// One entry per core.
+    pub cores: Vec<CoreStats>,
+}
+
+/// How far one core's log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreStats {
+    /// The end of what was appended.
+    pub log_appended: LogPosition,
+    /// The end of what the operating system has.
+    pub log_written: LogPosition,
+    /// The end of what the disk has.
+    pub log_synced: LogPosition,
+}
+
+impl CoreStats {
+    pub(crate) fn of(log: &Log) -> CoreStats {
+        // Read in this order, so that synced <= written <= appended also while the log goes on.
+        let log_synced = log.synced();
+        let log_written = log.written();
+        CoreStats { log_appended: log.appended(), log_written, log_synced }
+    }
+}

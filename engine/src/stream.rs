@@ -1,0 +1,211 @@
+//! Streams: a slot's segments, read from a receiver's cursor on and then followed. Snapshot and tail are one thing.
+//!
+//! A stream costs its source a cursor per slot: nothing is copied or buffered. Ranges are pinned, so they stay readable
+//! whatever happens to the slot. Within a slot ranges come in the order of their versions; slots take turns.
+//!
+//! Invariants: a range holds whole records of one segment, so of one term and base; a cursor only moves forward; a
+//! subscription ends when its slot's generation does. Lock order: stream, then slot; a slot's lock is never held while a
+//! stream's is taken.
+
+use std::collections::BTreeMap;
+
+use lockgate_runtime::sync::{Arc, Mutex};
+
+use crate::dirty::{DirtySlots, SlotSet};
+use crate::engine::Engine;
+use crate::error::SubscribeError;
+use crate::segment::{PinnedRange, Segment};
+use crate::types::{Gate, Generation, Slot, Term, Version};
+
+/// Whole records of one slot, in the order of their versions.
+#[derive(Clone, Debug)]
+pub struct StreamRange {
+    /// Whose.
+    pub slot: Slot,
+    /// The term of all of them.
+    pub term: Term,
+    /// What their counters count from.
+    pub base: u64,
+    /// The first one's version.
+    pub first: Version,
+    /// The last one's version.
+    pub last: Version,
+    /// The records. They pin their segment.
+    pub bytes: PinnedRange,
+}
+
+/// What one receiver follows. Made by [`Engine::stream`].
+pub struct SlotStream {
+    engine: Engine,
+    dirty: Arc<DirtySlots>,
+    state: Mutex<StreamState>,
+}
+
+struct StreamState {
+    cursors: BTreeMap<Slot, Cursor>,
+    /// Slots that may have something behind their cursor.
+    pending: SlotSet,
+    /// Whose turn it is.
+    turn: u16,
+    ended: Vec<Slot>,
+}
+
+struct Cursor {
+    /// The generation here.
+    generation: Generation,
+    after: Version,
+    /// Where the next record is, if known: segment of the chain, and byte in it.
+    place: Option<(usize, usize)>,
+}
+
+/// What was seen of a slot under its lock.
+struct Seen {
+    segment: Arc<Segment>,
+    link: usize,
+    from: usize,
+    published: usize,
+    is_last: bool,
+}
+
+impl SlotStream {
+    pub(crate) fn new(engine: Engine) -> SlotStream {
+        let state =
+            StreamState { cursors: BTreeMap::new(), pending: SlotSet::new(), turn: 0, ended: Vec::new() };
+        SlotStream { engine, dirty: Arc::new(DirtySlots::new()), state: Mutex::new(state) }
+    }
+
+    /// Follows a slot from a receiver's cursor on. The slot must be of the same agreed generation here. A slot that is
+    /// followed already is followed from the new cursor instead.
+    pub fn subscribe(
+        &self,
+        slot: Slot,
+        generation: Generation,
+        cursor: Version,
+    ) -> Result<(), SubscribeError> {
+        let mut state = self.state.lock();
+        let mut held = self.engine.slot(slot).lock();
+        let have = held.generation();
+        if held.gate() == Gate::Absent || !have.same_major(generation) {
+            return Err(SubscribeError::NotHere { slot, gate: held.gate(), have, wanted: generation });
+        }
+        if !held.on_history(cursor) {
+            return Err(SubscribeError::Diverged { slot, cursor, version: held.version() });
+        }
+        if cursor != Version::ZERO && cursor < held.floor() {
+            return Err(SubscribeError::BelowFloor { slot, cursor, floor: held.floor() });
+        }
+        held.add_stream(&self.dirty);
+        let news = held.version() > cursor && self.dirty.mark(slot);
+        drop(held);
+        state.cursors.insert(slot, Cursor { generation: have, after: cursor, place: None });
+        drop(state);
+        if news {
+            self.dirty.wake();
+        }
+        Ok(())
+    }
+
+    /// Follows a slot no more.
+    pub fn unsubscribe(&self, slot: Slot) {
+        let mut state = self.state.lock();
+        if state.cursors.remove(&slot).is_some() {
+            self.engine.slot(slot).lock().remove_stream(&self.dirty);
+        }
+    }
+
+    /// Waits until a followed slot may have something behind its cursor. [`next_range`](SlotStream::next_range) tells
+    /// for sure. One task at a time.
+    pub async fn ready(&self) {
+        if self.state.lock().pending.is_empty() {
+            self.dirty.wait().await;
+        }
+    }
+
+    /// The next records that are behind a cursor: whole ones, at most `max_bytes`, but at least one, however long.
+    pub fn next_range(&self, max_bytes: usize) -> Option<StreamRange> {
+        let mut state = self.state.lock();
+        self.dirty.take(&mut state.pending);
+        while let Some(slot) = state.pending.next_from(state.turn) {
+            state.turn = slot.number() + 1;
+            if let Some(range) = self.next_of(&mut state, slot, max_bytes) {
+                return Some(range);
+            }
+            state.pending.remove(slot);
+        }
+        None
+    }
+
+    /// Slots that are followed no more because their generation ended here, since the last call.
+    pub fn take_ended(&self) -> Vec<Slot> {
+        std::mem::take(&mut self.state.lock().ended)
+    }
+
+    fn next_of(&self, state: &mut StreamState, slot: Slot, max_bytes: usize) -> Option<StreamRange> {
+        let cursor = state.cursors.get_mut(&slot)?;
+        let Ok(seen) = self.look(slot, cursor) else {
+            state.cursors.remove(&slot);
+            state.ended.push(slot);
+            return None;
+        };
+        // Published records do not change: from here on no lock of the slot is needed.
+        let Seen { segment, link, from, published, is_last } = seen?;
+        let first = segment.version_of(&segment.record_at(from));
+        let (mut to, mut last) = (from, first);
+        while to < published {
+            let record = segment.record_at(to);
+            let end = to + record.encoded_bytes();
+            if to > from && end - from > max_bytes {
+                break;
+            }
+            last = segment.version_of(&record);
+            to = end;
+        }
+        assert!(first > cursor.after && last >= first, "slot {slot}: a cursor only moves forward");
+        cursor.after = last;
+        cursor.place = Some((link, to));
+        if to == published && is_last {
+            state.pending.remove(slot);
+        }
+        let range = segment.range();
+        Some(StreamRange {
+            slot,
+            term: range.term,
+            base: range.base,
+            first,
+            last,
+            bytes: PinnedRange::new(segment, from..to),
+        })
+    }
+
+    /// What is behind a cursor now. `Err`: the generation has ended.
+    fn look(&self, slot: Slot, cursor: &mut Cursor) -> Result<Option<Seen>, Ended> {
+        let held = self.engine.slot(slot).lock();
+        if held.generation() != cursor.generation || !held.is_open() {
+            return Err(Ended);
+        }
+        if held.version() <= cursor.after {
+            return Ok(None);
+        }
+        let chain = held.store.chain();
+        let (mut link, mut from) = cursor.place.unwrap_or_else(|| chain.find_after(cursor.after.counter));
+        while chain.links().get(link).is_some_and(|found| found.segment.published() == from) {
+            (link, from) = (link + 1, 0);
+        }
+        let found = chain.links().get(link).expect("the slot's last write is behind the cursor");
+        let published = found.segment.published();
+        let is_last = link + 1 == chain.links().len();
+        Ok(Some(Seen { segment: found.segment.clone(), link, from, published, is_last }))
+    }
+}
+
+/// The slot's generation is not the subscription's any more.
+struct Ended;
+
+impl Drop for SlotStream {
+    fn drop(&mut self) {
+        let cursors = std::mem::take(&mut self.state.lock().cursors);
+        for slot in cursors.into_keys() {
+            self.engine.slot(slot).lock().remove_stream(&self.dirty);
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! The control log's consensus, without I/O: messages, ticks and proposals in; messages to send, records to keep and
+//! decided entries out. A wrapper around the `raft` crate that closes its traps.
+//!
+//! How a driver runs it: after any `step`, `tick` or `propose` it calls [`RaftCore::ready`] until there is nothing. Of each
+//! [`Ready`] it sends `messages_now` at once, applies `committed` at once and in order, appends `persist` to its log, and
+//! when that is on disk it sends `messages_after` and calls [`RaftCore::on_persisted`], in the order of the numbers; then it
+//! calls `ready` again. It may go on stepping and ticking while a record is on its way to the disk.
+//!
+//! Invariants and traps:
+//! - A promise leaves only after it is kept: `messages_after`. A leader's appends may overtake its own disk, because it
+//!   counts itself only when its entries are persisted. But not while its own term and vote are not: a cluster's only voter
+//!   elects itself in one step, and after a crash would elect itself again *under the same term* and give learners another
+//!   entry of the same index and term. So its messages wait then.
+//! - Who is not a leader and has records on their way to the disk does not campaign: raft asserts that a new leader's log is
+//!   persisted, and a node whose disk hangs should not lead.
+//! - Election timeouts come from the driver's randomness, drawn anew whenever raft draws from its own.
+//! - Raft panics on some messages that no correct member sends (a heartbeat that commits what this node does not have, an
+//!   acknowledgement of what the leader never wrote). [`RaftCore::step`] refuses these with an error that names the sender.
+//! - Members change only by learners coming and going, which does not touch majorities. No entry of raft's own
+//!   configuration-change kind is ever proposed, or taken from others.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{self, ConfChange, ConfChangeType, ConfState, MessageType};
+use raft::{Config, RawNode, StateRole};
+use serde::{Deserialize, Serialize};
+
+use super::map::{ClusterMap, GENESIS_INDEX, GENESIS_TERM};
+use super::raft_message::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+use super::raft_storage::MemoryLog;
+use super::types::NodeId;
+
+/// Appends to one member that may be under way at once.
+const INFLIGHT_MAX: usize = 16;
+/// Proposals that are not decided yet hold at most this much together; beyond it they are refused.
+const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
+
+const _: () = assert!(UNCOMMITTED_BYTES_MAX >= ENTRY_BYTES_MAX && UNCOMMITTED_BYTES_MAX >= APPEND_BYTES_MAX);
+
+/// Who takes part, and from where the log goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// This node.
+    pub id: NodeId,
+    /// Who votes.
+    pub voters: Vec<NodeId>,
+    /// Who learns.
+    pub learners: Vec<NodeId>,
+    /// The index of the snapshot that the log goes on from.
+    pub start_index: u64,
+    /// The term of that snapshot.
+    pub start_term: u64,
+    /// Ticks without a leader until an election; the real timeout is drawn from this up to twice of it.
+    pub election_ticks: usize,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: usize,
+}
+
+impl RaftConfig {
+    /// The members of a cluster's genesis, with the default of 10 and 2 ticks. Nodes that came later are added by
+    /// [`RaftCore::add_learner`] when their entries are applied, after every start again.
+    pub fn of_genesis(id: NodeId, genesis: &ClusterMap) -> RaftConfig {
+        RaftConfig {
+            id,
+            voters: genesis.voters(),
+            learners: genesis.learners(),
+            start_index: GENESIS_INDEX,
+            start_term: GENESIS_TERM,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+        }
+    }
+}
+
+/// What raft must remember beside its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardState {
+    /// The highest term that was seen.
+    pub term: u64,
+    /// The raft id of who got this node's vote in that term; 0 for nobody.
+    pub vote: u64,
+    /// The last index known to be committed: a help at the next start, not a promise.
+    pub commit: u64,
+}
+
+/// What survived on disk: see [`super::codec::Replay`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The last hard state.
+    pub hard_state: Option<HardState>,
+    /// Every entry after the snapshot.
+    pub entries: Vec<RaftEntry>,
+}
+
+/// What a [`Ready`] asks to be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persist {
+    /// The new hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// New entries. They take the place of what the log had from the first one's index on.
+    pub entries: Vec<RaftEntry>,
+}
+
+impl Persist {
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.hard_state.is_none() && self.entries.is_empty()
+    }
+}
+
+/// What is to be done. The module's top says in which order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Ready {
+    /// For [`RaftCore::on_persisted`].
+    pub number: u64,
+    /// Send at once.
+    pub messages_now: Vec<RaftMessage>,
+    /// Keep.
+    pub persist: Persist,
+    /// Whether `messages_after` wait for a sync. If not, being appended is enough; the order of numbers holds all the same.
+    pub must_sync: bool,
+    /// Send when `persist`, and that of every earlier `Ready`, is kept.
+    pub messages_after: Vec<RaftMessage>,
+    /// Apply at once. Empty data passes over its index.
+    pub committed: Vec<RaftEntry>,
+}
+
+/// What this member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It follows, or learns.
+    Follower,
+    /// It asks for votes, or whether it would get them.
+    Candidate,
+    /// It leads.
+    Leader,
+}
+
+/// Figures for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftStatus {
+    /// What this member is.
+    pub role: Role,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Its term.
+    pub term: u64,
+    /// The last committed index that it knows of.
+    pub committed: u64,
+    /// The last index that it handed out to be applied.
+    pub applied: u64,
+    /// The last index of its log.
+    pub last_index: u64,
+    /// The last index that its disk has.
+    pub persisted: u64,
+    /// On a leader: each other member, and the last index that it acknowledged, in ascending order.
+    pub matched: Vec<(NodeId, u64)>,
+}
+
+/// Where a proposal went into the log: it is decided when something of this index is committed, and taken only if that is
+/// of this term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// The leader's term.
+    pub term: u64,
+    /// The index of the first entry; the others follow it.
+    pub first_index: u64,
+}
+
+/// Why a proposal was not taken. None of its entries was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another node leads: it takes proposals.
+    #[error("node {leader} leads the control log")]
+    NotLeader {
+        /// Who leads.
+        leader: NodeId,
+    },
+    /// Nobody leads.
+    #[error(
+        "the control log has no leader at present: a majority of its voters must be up and reach each other"
+    )]
+    NoLeader,
+    /// Too much is undecided.
+    #[error("the control log has too much that is not decided yet: ask again")]
+    Busy,
+    /// An entry is empty or too long.
+    #[error("an entry of {len} bytes cannot be proposed, it must have 1 to {ENTRY_BYTES_MAX}")]
+    EntryLength {
+        /// Its length.
+        len: usize,
+    },
+}
+
+/// A member that cannot start, or a message that it does not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RaftError {
+    /// The log or the configuration contradicts itself.
+    #[error("the control log cannot start: {why}")]
+    Start {
+        /// What contradicts.
+        why: String,
+    },
+    /// A message that no correct member sends.
+    #[error("refused a {kind:?} message from node {from}: {why}")]
+    BadMessage {
+        /// Who sent it.
+        from: NodeId,
+        /// What it was.
+        kind: RaftMessageKind,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+/// One member of the control log.
+pub struct RaftCore {
+    raw: RawNode<MemoryLog>,
+    id: NodeId,
+    random: Box<dyn FnMut() -> u64>,
+    election_ticks: usize,
+    /// The timeout in force, and what raft was when it was drawn.
+    election_timeout: usize,
+    drawn_for: (u64, StateRole, u64),
+    /// Numbers of what was handed out and is not persisted yet.
+    persisting: VecDeque<u64>,
+    /// The term and vote that were last handed out, and the number of the `Ready` that did if it is not persisted yet.
+    vote: (u64, u64),
+    vote_persisting: Option<u64>,
+}
+
+impl RaftCore {
+    /// A member that goes on from what its disk kept.
+    pub fn new(
+        config: &RaftConfig,
+        restored: Restored,
+        random: Box<dyn FnMut() -> u64>,
+    ) -> Result<RaftCore, RaftError> {
+        let start = |why: String| RaftError::Start { why };
+        let hard_state = check_restored(config, &restored).map_err(start)?;
+        let vote = (hard_state.term, hard_state.vote);
+        let raft_ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.raft_id()).collect::<Vec<u64>>();
+        let (voters, learners) = (raft_ids(&config.voters), raft_ids(&config.learners));
+        let members = ConfState { voters, learners, ..ConfState::default() };
+        let entries = restored.entries.iter().map(RaftEntry::to_raft).collect();
+        let log = MemoryLog::new(config.start_index, config.start_term, hard_state, members, entries);
+        let raft_config = Config {
+            id: config.id.raft_id(),
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: config.start_index,
+            max_size_per_msg: APPEND_BYTES_MAX as u64,
+            max_inflight_msgs: INFLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX as u64,
+            ..Config::default()
+        };
+        raft_config.validate().map_err(|error| start(error.to_string()))?;
+        let raw = RawNode::new(&raft_config, log, &logger()).map_err(|error| start(error.to_string()))?;
+        let mut core = RaftCore {
+            raw,
+            id: config.id,
+            random,
+            election_ticks: config.election_ticks,
+            election_timeout: 0,
+            drawn_for: (0, StateRole::Follower, 0),
+            persisting: VecDeque::new(),
+            vote,
+            vote_persisting: None,
+        };
+        core.draw_election_timeout();
+        Ok(core)
+    }
+
+    /// Takes a message from another member.
+    pub fn step(&mut self, message: RaftMessage) -> Result<(), RaftError> {
+        let (from, kind) = (message.from, message.kind);
+        let bad = |why| RaftError::BadMessage { from, kind, why };
+        self.check(&message).map_err(bad)?;
+        if kind == RaftMessageKind::TimeoutNow && !self.persisting.is_empty() {
+            return Ok(());
+        }
+        let result = self.raw.step(message.to_raft());
+        self.keep_election_timeout();
+        // What is left are refusals of messages that came too late, or from who just left.
+        result.map_err(|_| bad("it does not fit this member's state"))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self) {
+        if !self.persisting.is_empty() && !self.is_leader() {
+            return;
+        }
+        self.raw.tick();
+        self.keep_election_timeout();
+    }
+
+    /// Proposes encoded entries, all in one step, so that they share messages and syncs.
+    pub fn propose(&mut self, entries: Vec<Vec<u8>>) -> Result<Proposed, ProposeError> {
+        if !self.is_leader() {
+            return Err(self
+                .leader()
+                .map_or(ProposeError::NoLeader, |leader| ProposeError::NotLeader { leader }));
+        }
+        if let Some(wrong) = entries.iter().find(|data| data.is_empty() || data.len() > ENTRY_BYTES_MAX) {
+            return Err(ProposeError::EntryLength { len: wrong.len() });
+        }
+        let proposed = Proposed { term: self.term(), first_index: self.raw.raft.raft_log.last_index() + 1 };
+        if entries.is_empty() {
+            return Ok(proposed);
+        }
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.id.raft_id();
+        let entries = entries.into_iter().map(|data| RaftEntry { data, ..RaftEntry::default() }.to_raft());
+        message.set_entries(entries.collect::<Vec<_>>().into());
+        self.raw.step(message).map_err(|_| ProposeError::Busy)?;
+        Ok(proposed)
+    }
+
+    /// What is to be done next, if anything.
+    pub fn ready(&mut self) -> Option<Ready> {
+        if !self.raw.has_ready() {
+            return None;
+        }
+        let mut ready = self.raw.ready();
+        assert!(ready.snapshot().is_empty(), "snapshots are never taken from others");
+        let number = ready.number();
+        let hard_state =
+            ready.hs().map(|state| HardState { term: state.term, vote: state.vote, commit: state.commit });
+        if let Some(state) = hard_state.filter(|state| (state.term, state.vote) != self.vote) {
+            self.vote = (state.term, state.vote);
+            self.vote_persisting = Some(number);
+        }
+        let mut messages_now = to_send(ready.take_messages());
+        let mut messages_after = to_send(ready.take_persisted_messages());
+        if self.vote_persisting.is_some() {
+            messages_after.splice(0..0, messages_now.drain(..));
+        }
+        let entries = ready.take_entries();
+        self.raw.mut_store().append(&entries);
+        let persist =
+            Persist { hard_state, entries: entries.into_iter().map(RaftEntry::from_raft).collect() };
+        let committed: Vec<RaftEntry> =
+            ready.take_committed_entries().into_iter().map(RaftEntry::from_raft).collect();
+        let must_sync = ready.must_sync();
+        self.raw.advance_append_async(ready);
+        if let Some(last) = committed.last() {
+            self.raw.advance_apply_to(last.index);
+        }
+        self.persisting.push_back(number);
+        Some(Ready { number, messages_now, persist, must_sync, messages_after, committed })
+    }
+
+    /// The record of this `Ready` is kept. Panics unless it is the oldest that was not: the log has an order.
+    pub fn on_persisted(&mut self, number: u64) {
+        assert_eq!(
+            self.persisting.pop_front(),
+            Some(number),
+            "records of the raft log are persisted in order"
+        );
+        if self.vote_persisting.is_some_and(|vote| vote <= number) {
+            self.vote_persisting = None;
+        }
+        self.raw.on_persist_ready(number);
+        self.keep_election_timeout();
+    }
+
+    /// A member's messages could not be sent: a leader stops sending it more than one at a time.
+    pub fn report_unreachable(&mut self, node: NodeId) {
+        self.raw.report_unreachable(node.raft_id());
+    }
+
+    /// A node joined: it learns the log from now on. To be called when its entry is applied, on every member.
+    pub fn add_learner(&mut self, node: NodeId) -> Result<(), RaftError> {
+        self.change_learner(node, ConfChangeType::AddLearnerNode)
+    }
+
+    /// A node left. To be called when its entry is applied, on every member.
+    pub fn remove_learner(&mut self, node: NodeId) -> Result<(), RaftError> {
+        self.change_learner(node, ConfChangeType::RemoveNode)
+    }
+
+    fn change_learner(&mut self, node: NodeId, how: ConfChangeType) -> Result<(), RaftError> {
+        let start = |why: String| RaftError::Start { why };
+        if self.is_voter(node) {
+            return Err(start(format!("node {node} is a voter, and voters do not change")));
+        }
+        let mut change = ConfChange::default();
+        change.set_change_type(how);
+        change.node_id = node.raft_id();
+        self.raw.apply_conf_change(&change).map_err(|error| start(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Who leads, as far as this member knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        NodeId::from_raft_id(self.raw.raft.leader_id)
+    }
+
+    /// Whether this member leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// The highest raft term that this member has seen.
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    /// Whether this member leads and has handed out an entry of its own term: only then does its map hold everything that
+    /// was decided before it led (R6).
+    pub fn has_applied_own_term(&self) -> bool {
+        self.is_leader() && self.raw.raft.apply_to_current_term()
+    }
+
+    /// Whether a `Ready` was handed out that is not persisted yet.
+    pub fn is_persisting(&self) -> bool {
+        !self.persisting.is_empty()
+    }
+
+    /// Figures for operators.
+    pub fn status(&self) -> RaftStatus {
+        let raft = &self.raw.raft;
+        let role = match raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate | StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        };
+        let mut matched = Vec::new();
+        if role == Role::Leader {
+            let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
+            matched.extend(
+                others.filter_map(|(id, progress)| Some((NodeId::from_raft_id(*id)?, progress.matched))),
+            );
+            matched.sort_unstable();
+        }
+        RaftStatus {
+            role,
+            leader: self.leader(),
+            term: raft.term,
+            committed: raft.raft_log.committed,
+            applied: raft.raft_log.applied,
+            last_index: raft.raft_log.last_index(),
+            persisted: raft.raft_log.persisted,
+            matched,
+        }
+    }
+
+    fn is_voter(&self, node: NodeId) -> bool {
+        self.raw.raft.prs().conf().voters().contains(node.raft_id())
+    }
+
+    fn check(&self, message: &RaftMessage) -> Result<(), &'static str> {
+        message.check()?;
+        let raft = &self.raw.raft;
+        if message.to != self.id {
+            return Err("it is addressed to another node");
+        }
+        if message.from == self.id || raft.prs().get(message.from.raft_id()).is_none() {
+            return Err("its sender is not another member");
+        }
+        if message.kind.is_from_voter() && !self.is_voter(message.from) {
+            return Err("its sender does not vote");
+        }
+        if message.term < raft.term {
+            return Ok(());
+        }
+        let last_index = raft.raft_log.last_index();
+        if message.kind == RaftMessageKind::Heartbeat && message.commit > last_index {
+            return Err("it commits what this node acknowledged but does not have: its log was lost");
+        }
+        let acknowledges = message.kind == RaftMessageKind::AppendResponse && !message.reject;
+        if acknowledges && self.is_leader() && message.term == raft.term && message.index > last_index {
+            return Err("it acknowledges what was never written");
+        }
+        Ok(())
+    }
+
+    /// Puts this node's own timeout back in place, with a new one whenever raft drew one: that is when the term, the role
+    /// or the leader changed.
+    fn keep_election_timeout(&mut self) {
+        let raft = &self.raw.raft;
+        if self.drawn_for != (raft.term, raft.state, raft.leader_id) {
+            self.draw_election_timeout();
+        } else {
+            self.raw.raft.set_randomized_election_timeout(self.election_timeout);
+        }
+    }
+
+    fn draw_election_timeout(&mut self) {
+        let spread = (self.random)() % self.election_ticks as u64;
+        self.election_timeout = self.election_ticks + spread as usize;
+        let raft = &mut self.raw.raft;
+        raft.set_randomized_election_timeout(self.election_timeout);
+        self.drawn_for = (raft.term, raft.state, raft.leader_id);
+    }
+}
+
+fn to_send(messages: Vec<eraftpb::Message>) -> Vec<RaftMessage> {
+    messages.into_iter().filter_map(RaftMessage::from_raft).collect()
+}
+
+/// The hard state to start with, if the log and it go together: raft panics on what does not.
+fn check_restored(config: &RaftConfig, restored: &Restored) -> Result<eraftpb::HardState, String> {
+    if config.voters.is_empty() || config.id.0 == 0 || config.election_ticks < 2 {
+        return Err("it needs a voter, a node number above 0, and at least 2 ticks to an election".to_owned());
+    }
+    let (mut index, mut term) = (config.start_index, config.start_term);
+    for entry in &restored.entries {
+        if entry.index != index + 1 || entry.term < term {
+            return Err(format!(
+                "entry {} of term {} follows entry {index} of term {term}",
+                entry.index, entry.term
+            ));
+        }
+        (index, term) = (entry.index, entry.term);
+    }
+    let first = HardState { term: config.start_term, vote: 0, commit: config.start_index };
+    let kept = restored.hard_state.unwrap_or(first);
+    if kept.term < term {
+        return Err(format!("its term is {}, but its last entry is of term {term}", kept.term));
+    }
+    if kept.commit > index {
+        return Err(format!("entry {} is committed, but its last entry is {index}", kept.commit));
+    }
+    let commit = kept.commit.max(config.start_index);
+    Ok(eraftpb::HardState { term: kept.term, vote: kept.vote, commit, ..Default::default() })
+}
+
+/// Raft's own words, into this process's log.
+fn logger() -> slog::Logger {
+    struct Tracing;
+    impl slog::Drain for Tracing {
+        type Ok = ();
+        type Err = slog::Never;
+
+        fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+            match record.level() {
+                slog::Level::Critical | slog::Level::Error => {
+                    tracing::error!(target: "raft", "{}", record.msg())
+                }
+                slog::Level::Warning => tracing::warn!(target: "raft", "{}", record.msg()),
+                slog::Level::Info => tracing::debug!(target: "raft", "{}", record.msg()),
+                slog::Level::Debug | slog::Level::Trace => {
+                    tracing::trace!(target: "raft", "{}", record.msg())
+                }
+            }
+            Ok(())
+        }
+    }
+    slog::Logger::root(Tracing, slog::o!())
+}

@@ -1,0 +1,183 @@
+//! Messages between the control log's members, in a form of our own.
+//!
+//! The `raft` crate's own encoding is protobuf, whose decoder is not trusted with bytes from a network. Here each message
+//! that may travel is a plain structure; what must not travel (proposals, ticks, snapshots, configuration changes) has no
+//! form at all, so it cannot arrive.
+
+use raft::eraftpb::{self, EntryType, MessageType};
+use serde::{Deserialize, Serialize};
+
+use super::types::NodeId;
+use super::wire;
+
+/// The longest entry of the control log. A vote that moves every slot needs about half a mebibyte.
+pub const ENTRY_BYTES_MAX: usize = 2 << 20;
+/// The most that a message's entries hold together, except that one entry always fits.
+pub const APPEND_BYTES_MAX: usize = 1 << 20;
+/// The longest context of a message.
+pub const CONTEXT_BYTES_MAX: usize = 64;
+/// The highest raft term that is believed: far above what elections reach, far below overflow.
+pub const RAFT_TERM_MAX: u64 = 1 << 56;
+
+/// The kinds of message that travel. The order is part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the raft literature")]
+pub enum RaftMessageKind {
+    Append,
+    AppendResponse,
+    RequestVote,
+    RequestVoteResponse,
+    RequestPreVote,
+    RequestPreVoteResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    TimeoutNow,
+}
+
+/// An entry of the raft log. Empty data is what a new leader writes to begin its term.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftEntry {
+    /// The leader's term when it was proposed.
+    pub term: u64,
+    /// Its place in the log.
+    pub index: u64,
+    /// An encoded [`super::entry::Entry`], or nothing.
+    #[serde(with = "wire::bytes")]
+    pub data: Vec<u8>,
+}
+
+/// A message from one member to another. The fields mean what they mean in the `raft` crate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the raft literature")]
+pub struct RaftMessage {
+    pub kind: RaftMessageKind,
+    pub from: NodeId,
+    pub to: NodeId,
+    pub term: u64,
+    pub log_term: u64,
+    pub index: u64,
+    pub commit: u64,
+    pub commit_term: u64,
+    pub reject: bool,
+    pub reject_hint: u64,
+    #[serde(with = "wire::bytes")]
+    pub context: Vec<u8>,
+    pub entries: Vec<RaftEntry>,
+}
+
+impl RaftMessageKind {
+    fn from_raft(kind: MessageType) -> Option<RaftMessageKind> {
+        Some(match kind {
+            MessageType::MsgAppend => RaftMessageKind::Append,
+            MessageType::MsgAppendResponse => RaftMessageKind::AppendResponse,
+            MessageType::MsgRequestVote => RaftMessageKind::RequestVote,
+            MessageType::MsgRequestVoteResponse => RaftMessageKind::RequestVoteResponse,
+            MessageType::MsgRequestPreVote => RaftMessageKind::RequestPreVote,
+            MessageType::MsgRequestPreVoteResponse => RaftMessageKind::RequestPreVoteResponse,
+            MessageType::MsgHeartbeat => RaftMessageKind::Heartbeat,
+            MessageType::MsgHeartbeatResponse => RaftMessageKind::HeartbeatResponse,
+            MessageType::MsgTimeoutNow => RaftMessageKind::TimeoutNow,
+            _ => return None,
+        })
+    }
+
+    fn to_raft(self) -> MessageType {
+        match self {
+            RaftMessageKind::Append => MessageType::MsgAppend,
+            RaftMessageKind::AppendResponse => MessageType::MsgAppendResponse,
+            RaftMessageKind::RequestVote => MessageType::MsgRequestVote,
+            RaftMessageKind::RequestVoteResponse => MessageType::MsgRequestVoteResponse,
+            RaftMessageKind::RequestPreVote => MessageType::MsgRequestPreVote,
+            RaftMessageKind::RequestPreVoteResponse => MessageType::MsgRequestPreVoteResponse,
+            RaftMessageKind::Heartbeat => MessageType::MsgHeartbeat,
+            RaftMessageKind::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
+            RaftMessageKind::TimeoutNow => MessageType::MsgTimeoutNow,
+        }
+    }
+
+    /// Whether only a voter sends it.
+    pub fn is_from_voter(self) -> bool {
+        !matches!(self, RaftMessageKind::AppendResponse | RaftMessageKind::HeartbeatResponse)
+    }
+}
+
+impl RaftEntry {
+    pub(super) fn from_raft(entry: eraftpb::Entry) -> RaftEntry {
+        // Only normal entries are ever proposed here or accepted from others, so the type needs no field.
+        RaftEntry { term: entry.term, index: entry.index, data: entry.data.to_vec() }
+    }
+
+    pub(super) fn to_raft(&self) -> eraftpb::Entry {
+        let mut entry = eraftpb::Entry::default();
+        entry.set_entry_type(EntryType::EntryNormal);
+        entry.term = self.term;
+        entry.index = self.index;
+        entry.data = self.data.clone().into();
+        entry
+    }
+}
+
+impl RaftMessage {
+    /// `None` for what does not travel.
+    pub(super) fn from_raft(mut message: eraftpb::Message) -> Option<RaftMessage> {
+        Some(RaftMessage {
+            kind: RaftMessageKind::from_raft(message.get_msg_type())?,
+            from: NodeId::from_raft_id(message.from)?,
+            to: NodeId::from_raft_id(message.to)?,
+            term: message.term,
+            log_term: message.log_term,
+            index: message.index,
+            commit: message.commit,
+            commit_term: message.commit_term,
+            reject: message.reject,
+            reject_hint: message.reject_hint,
+            context: message.context.to_vec(),
+            entries: message.take_entries().into_iter().map(RaftEntry::from_raft).collect(),
+        })
+    }
+
+    pub(super) fn to_raft(&self) -> eraftpb::Message {
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(self.kind.to_raft());
+        message.from = self.from.raft_id();
+        message.to = self.to.raft_id();
+        message.term = self.term;
+        message.log_term = self.log_term;
+        message.index = self.index;
+        message.commit = self.commit;
+        message.commit_term = self.commit_term;
+        message.reject = self.reject;
+        message.reject_hint = self.reject_hint;
+        message.context = self.context.clone().into();
+        message.set_entries(self.entries.iter().map(RaftEntry::to_raft).collect::<Vec<_>>().into());
+        message
+    }
+
+    /// What is wrong with the message by itself, whoever receives it.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.term == 0 || self.term > RAFT_TERM_MAX {
+            // Term 0 would pass for a local message.
+            return Err("its term is out of range");
+        }
+        if self.context.len() > CONTEXT_BYTES_MAX {
+            return Err("its context is too long");
+        }
+        if self.kind != RaftMessageKind::Append && !self.entries.is_empty() {
+            return Err("it carries entries, which only an append does");
+        }
+        let (mut index, mut term) = (self.index, self.log_term);
+        for entry in &self.entries {
+            if index.checked_add(1) != Some(entry.index) {
+                return Err("its entries are not in sequence");
+            }
+            if entry.term < term || entry.term > self.term {
+                return Err("its entries' terms are not in order");
+            }
+            if entry.data.len() > ENTRY_BYTES_MAX {
+                return Err("it carries an entry that is too long");
+            }
+            (index, term) = (entry.index, entry.term);
+        }
+        Ok(())
+    }
+}

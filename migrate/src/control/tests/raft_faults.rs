@@ -1,0 +1,258 @@
+//! Whole groups in memory: messages are lost, repeated and reordered, disks are slow, members crash and restart from what
+//! their disk had. Whatever was decided is never lost or decided otherwise, and once the faults end, all agree.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::super::codec::{Replay, decode_message, encode_message, encode_persist};
+use super::super::raft_core::*;
+use super::super::raft_message::{RaftEntry, RaftMessage};
+use super::*;
+
+/// splitmix64: a seed is all that a run depends on.
+#[derive(Clone)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// One member, its disk, and what is on its way there.
+struct Member {
+    config: RaftConfig,
+    core: Option<RaftCore>,
+    disk: Vec<Vec<u8>>,
+    cached: VecDeque<(u64, Vec<u8>, Vec<RaftMessage>)>,
+    applied: u64,
+}
+
+struct Group {
+    random: Random,
+    members: Vec<Member>,
+    network: Vec<Vec<u8>>,
+    /// What was decided, as the first member to say so said it.
+    decided: BTreeMap<u64, RaftEntry>,
+    faults: bool,
+    /// Proposals are made until this much is decided.
+    goal: usize,
+    proposed: u64,
+    crashes: u64,
+    trace: u64,
+}
+
+impl Group {
+    fn new(seed: u64, voters: u32, learners: u32) -> Group {
+        let ids = |range: std::ops::RangeInclusive<u32>| range.map(NodeId).collect::<Vec<_>>();
+        let config = |id| RaftConfig {
+            id: NodeId(id),
+            voters: ids(1..=voters),
+            learners: ids(voters + 1..=voters + learners),
+            start_index: 1,
+            start_term: 1,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+        };
+        let member =
+            |id| Member { config: config(id), core: None, disk: vec![], cached: VecDeque::new(), applied: 1 };
+        let mut group = Group {
+            random: Random(seed),
+            members: (1..=voters + learners).map(member).collect(),
+            network: vec![],
+            decided: BTreeMap::new(),
+            faults: true,
+            goal: usize::MAX,
+            proposed: 0,
+            crashes: 0,
+            trace: 0,
+        };
+        (0..group.members.len()).for_each(|member| group.start(member));
+        group
+    }
+
+    fn start(&mut self, member: usize) {
+        let mut random = Random(self.random.next());
+        let member = &mut self.members[member];
+        let mut replay = Replay::new(1);
+        member.disk.iter().for_each(|record| replay.push(record).unwrap());
+        let core = RaftCore::new(&member.config, replay.finish(), Box::new(move || random.next())).unwrap();
+        member.core = Some(core);
+        member.applied = 1;
+    }
+
+    /// What the disk did not have yet is gone, except that some of it may have got there.
+    fn crash(&mut self, member: usize) {
+        let member = &mut self.members[member];
+        let survive = self.random.below(member.cached.len() as u64 + 1);
+        member.disk.extend(member.cached.drain(..).take(survive as usize).map(|(_, record, _)| record));
+        member.cached.clear();
+        member.core = None;
+        self.crashes += 1;
+    }
+
+    fn send(&mut self, messages: Vec<RaftMessage>) {
+        self.network.extend(messages.iter().map(|message| encode_message(message).unwrap()));
+    }
+
+    fn run_ready(&mut self, member: usize) {
+        loop {
+            let Some(ready) = self.members[member].core.as_mut().and_then(|core| core.ready()) else {
+                return;
+            };
+            self.send(ready.messages_now);
+            for entry in ready.committed {
+                let applied = &mut self.members[member].applied;
+                assert_eq!(entry.index, *applied + 1, "decided entries come in order, each once");
+                *applied = entry.index;
+                let decided = self.decided.entry(entry.index).or_insert_with(|| entry.clone());
+                assert_eq!(*decided, entry, "two members decided otherwise");
+            }
+            let record = encode_persist(&ready.persist).unwrap();
+            self.members[member].cached.push_back((ready.number, record, ready.messages_after));
+        }
+    }
+
+    fn sync(&mut self, member: usize, records: usize) {
+        for _ in 0..records {
+            let Some((number, record, messages)) = self.members[member].cached.pop_front() else { return };
+            self.members[member].disk.push(record);
+            self.members[member].core.as_mut().unwrap().on_persisted(number);
+            self.send(messages);
+            self.run_ready(member);
+        }
+    }
+
+    fn deliver(&mut self) {
+        if self.network.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.network.len() as u64) as usize;
+        let (at, fate) = if self.faults { (at, self.random.below(20)) } else { (0, 19) };
+        let bytes = match fate {
+            0 => self.network[at].clone(),
+            _ if self.faults => self.network.swap_remove(at),
+            _ => self.network.remove(at),
+        };
+        if fate == 1 {
+            return;
+        }
+        let message = decode_message(&bytes).unwrap();
+        let to = message.to.0 as usize - 1;
+        if let Some(core) = &mut self.members[to].core {
+            // Late messages may be refused; nothing may panic.
+            let _ = core.step(message);
+            self.run_ready(to);
+        }
+    }
+
+    fn propose(&mut self) {
+        for member in 0..self.members.len() {
+            let Some(core) = &mut self.members[member].core else { continue };
+            let entries =
+                (0..3).map(|entry| (self.proposed * 3 + entry + 1).to_le_bytes().to_vec()).collect();
+            if core.is_leader() && core.propose(entries).is_ok() {
+                self.proposed += 1;
+            }
+            self.run_ready(member);
+        }
+    }
+
+    fn step(&mut self) {
+        let member = self.random.below(self.members.len() as u64) as usize;
+        match self.random.below(if self.faults { 1_000 } else { 990 }) {
+            0..700 => self.deliver(),
+            700..850 => {
+                let records = self.random.below(3) as usize;
+                self.sync(member, records);
+            }
+            850..970 => {
+                if let Some(core) = &mut self.members[member].core {
+                    core.tick();
+                }
+                self.run_ready(member);
+            }
+            970..990 if self.decided.len() < self.goal => self.propose(),
+            970..990 => {}
+            _ if self.members[member].core.is_some() => self.crash(member),
+            _ => self.start(member),
+        }
+        if self.members[member].core.is_none() && self.random.below(20) == 0 {
+            self.start(member);
+        }
+        self.trace = self.trace.rotate_left(7) ^ self.network.len() as u64 ^ ((member as u64) << 32);
+    }
+
+    /// Ends the faults and demands that everybody gets to the same log, with something new in it.
+    fn heal(&mut self) {
+        self.faults = false;
+        for member in 0..self.members.len() {
+            if self.members[member].core.is_none() {
+                self.start(member);
+            }
+        }
+        self.goal = self.decided.len() + 10;
+        for _ in 0..200_000 {
+            self.step();
+            let last = self.decided.keys().last().copied().unwrap_or(1);
+            if self.decided.len() >= self.goal && self.members.iter().all(|member| member.applied == last) {
+                return;
+            }
+        }
+        panic!("the group did not recover");
+    }
+
+    fn run(seed: u64, voters: u32, learners: u32) -> Group {
+        let mut group = Group::new(seed, voters, learners);
+        for _ in 0..10_000 {
+            group.step();
+        }
+        group.heal();
+        let indexes: Vec<u64> = group.decided.keys().copied().collect();
+        assert_eq!(indexes, (2..2 + indexes.len() as u64).collect::<Vec<_>>(), "no gap");
+        group
+    }
+}
+
+fn run_many(voters: u32, learners: u32, seeds: std::ops::Range<u64>) {
+    let (mut crashes, mut decided) = (0, 0);
+    for seed in seeds {
+        let group = Group::run(seed, voters, learners);
+        crashes += group.crashes;
+        decided += group.decided.len();
+    }
+    assert!(crashes > 50 && decided > 300, "{crashes} crashes, {decided} entries: the runs did not try much");
+}
+
+#[test]
+fn three_voters() {
+    run_many(3, 0, 0..10);
+}
+
+#[test]
+fn five_voters_and_a_learner() {
+    run_many(5, 1, 100..106);
+}
+
+#[test]
+fn one_voter_and_two_learners() {
+    run_many(1, 2, 200..210);
+}
+
+#[test]
+fn two_voters() {
+    run_many(2, 0, 300..306);
+}
+
+#[test]
+fn a_seed_decides_the_whole_run() {
+    let (first, second) = (Group::run(7, 3, 1), Group::run(7, 3, 1));
+    assert_eq!((first.trace, first.decided), (second.trace, second.decided));
+}

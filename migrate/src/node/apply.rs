@@ -1,0 +1,293 @@
+//! Applying the control log: the map changes, and this node's gates, streams and jobs follow.
+//!
+//! The effect on this node is derived from the map alone ([`super::desired`]), slot by slot where an entry touched it, so
+//! that a replay, a restart or a snapshot leads to the same place as the entries did.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use lockgate_engine::{Gate, Generation, Slot, SlotError, SlotStatus};
+use lockgate_runtime::sync::{Arc, Mutex};
+
+use super::desired::{Desired, View};
+use super::driver::Driver;
+use super::messages::ControlMessage;
+use super::receivers::Receivers;
+use super::shared::Shared;
+use crate::control::{ClusterMap, EntryBody, Incarnation, JobId, JobState, RaftEntry, decode_entry, slots_of};
+
+/// Slots whose data is dropped before the core does something else.
+const DROPS_PER_STEP: usize = 32;
+
+/// Which slots entries have touched since the last reconciliation.
+#[derive(Default)]
+struct Touched {
+    all: bool,
+    slots: BTreeSet<Slot>,
+    jobs: BTreeSet<JobId>,
+}
+
+impl Touched {
+    fn note(&mut self, body: &EntryBody) {
+        match body {
+            EntryBody::AddNode(_) | EntryBody::RemoveNode { .. } | EntryBody::SetInSync { .. } => {}
+            // Rare, and they change what many slots rest on.
+            EntryBody::CreateShard { .. } | EntryBody::Restarted { .. } | EntryBody::Failover { .. } => self.all = true,
+            EntryBody::AssignSlots { ranges, .. } | EntryBody::StartJob { ranges, .. } => self.slots.extend(slots_of(ranges)),
+            EntryBody::CommitJobs(jobs) => self.jobs.extend(jobs.iter().map(|evidence| evidence.job)),
+            EntryBody::EndAttempt { job, .. } | EntryBody::AbortJob { job, .. } | EntryBody::Activated { job } => {
+                self.jobs.insert(*job);
+            }
+        }
+    }
+
+    fn into_slots(mut self, map: &ClusterMap) -> Vec<Slot> {
+        if self.all {
+            return Slot::all().collect();
+        }
+        for id in &self.jobs {
+            self.slots.extend(map.jobs.get(id).iter().flat_map(|job| slots_of(&job.slots)));
+        }
+        self.slots.into_iter().collect()
+    }
+}
+
+impl Driver {
+    /// Applies committed entries in order, then brings this node in line with the new map, once.
+    pub(super) fn apply_committed(&mut self, committed: Vec<RaftEntry>) {
+        if committed.is_empty() {
+            return;
+        }
+        let mut touched = Touched::default();
+        for RaftEntry { index, data, .. } in committed {
+            if data.is_empty() {
+                self.map.skip(index);
+                continue;
+            }
+            match decode_entry(&data) {
+                Ok(entry) => {
+                    let outcome = self.map.apply(index, &entry);
+                    debug_assert!(self.map.validate().is_ok(), "after {index}: {:?}", self.map.validate());
+                    tracing::debug!(index, kind = entry.body.kind(), ?outcome, "applied");
+                    self.proposals.applied(&entry.origin, &outcome);
+                    touched.note(&entry.body);
+                }
+                // The same bytes are refused by every node alike: the maps stay equal.
+                Err(error) => tracing::error!(index, %error, "an entry of the control log cannot be read; it has no effect"),
+            }
+        }
+        let committed_here = self.newly_committed(&touched);
+        let slots = touched.into_slots(&self.map);
+        self.follow_map(&slots);
+        for job in committed_here {
+            self.give_release(job);
+        }
+    }
+
+    /// Brings this node in line with its map where `slots` are concerned.
+    pub(super) fn follow_map(&mut self, slots: &[Slot]) {
+        let (mine, now_ns) = (self.my_primary_shard(), lockgate_runtime::now_ns());
+        self.source.adopt(&self.shared, &self.map, mine, now_ns);
+        self.shared.map.store(Some(Arc::new(self.map.clone())));
+        let shard = mine.map(|id| &self.map.shards[&id]);
+        let members = shard.map(|shard| shard.in_sync.clone()).unwrap_or_default();
+        self.shared.acks.set_members(members.into_iter().filter(|(node, _)| *node != self.me.node).collect());
+
+        for (node, job) in self.target.map_changed(&self.map, mine) {
+            self.tell(node, ControlMessage::ReleaseAsk { job });
+        }
+        self.reconciler.reconcile(&self.map, slots, self.target.released(), &mut self.receivers);
+        let errands = self.source.map_changed(&self.shared, &self.map, mine, now_ns);
+        self.run_errands(errands);
+        self.announce_activations();
+        self.shared.map_changed.notify_all();
+        self.shared.acks.wake();
+    }
+
+    /// Something other than an entry (a release) changed what this node should be for a job's slots.
+    pub(super) fn reconcile_job(&mut self, id: JobId) {
+        let Some(job) = self.map.jobs.get(&id) else { return };
+        let slots: Vec<Slot> = slots_of(&job.slots).collect();
+        self.reconciler.reconcile(&self.map, &slots, self.target.released(), &mut self.receivers);
+        self.announce_activations();
+    }
+
+    /// Jobs of this node's shard as source that the entries just applied committed.
+    fn newly_committed(&self, touched: &Touched) -> Vec<JobId> {
+        let mine = self.my_primary_shard();
+        let committed = touched.jobs.iter().filter(|id| {
+            self.map.jobs.get(id).is_some_and(|job| {
+                Some(job.source) == mine && matches!(job.state, JobState::Committed { .. })
+            })
+        });
+        committed.copied().collect()
+    }
+
+    /// The gates are closed by now: the target need not ask.
+    fn give_release(&mut self, id: JobId) {
+        let target = self.map.jobs.get(&id).and_then(|job| self.map.shards.get(&job.target));
+        if let Some(node) = target.map(|shard| shard.primary.node) {
+            self.tell(node, ControlMessage::Released { job: id });
+        }
+    }
+
+    /// Tells the control log of the jobs whose slots this node serves now.
+    fn announce_activations(&mut self) {
+        let mine = self.my_primary_shard();
+        let serving: Vec<JobId> = self
+            .map
+            .jobs
+            .values()
+            .filter(|job| Some(job.target) == mine && matches!(job.state, JobState::Committed { .. }))
+            .filter(|job| self.target.released().contains(&job.id))
+            .map(|job| job.id)
+            .collect();
+        for job in serving {
+            if !self.proposals.any(|body| *body == EntryBody::Activated { job }) {
+                self.propose(EntryBody::Activated { job }, None);
+            }
+        }
+    }
+}
+
+/// Closes the difference between what the map wants of this node and what the engine's gates say.
+pub(crate) struct Reconciler {
+    shared: Arc<Shared>,
+    me: Incarnation,
+    janitor: Arc<Janitor>,
+}
+
+impl Reconciler {
+    pub fn new(shared: Arc<Shared>, me: Incarnation) -> Self {
+        Self { shared, me, janitor: Arc::default() }
+    }
+
+    /// Works through `slots`.
+    pub fn reconcile(&mut self, map: &ClusterMap, slots: &[Slot], released: &BTreeSet<JobId>, receivers: &mut Receivers) {
+        let view = View::new(map, &self.me);
+        for &slot in slots {
+            let status = self.shared.engine.slot_status(slot);
+            let desired = view.desired(slot, released);
+            if let Err(error) = self.settle(&view, map, slot, desired, &status, receivers) {
+                // Stale: the data is of a time that this map has not reached yet (a replay); later entries settle it.
+                if !matches!(error, SlotError::Stale { .. }) {
+                    tracing::error!(%slot, ?desired, gate = ?status.gate, %error, "slot cannot follow the map");
+                }
+            }
+        }
+        Janitor::start(&self.janitor, &self.shared);
+    }
+
+    fn settle(
+        &self,
+        view: &View<'_>,
+        map: &ClusterMap,
+        slot: Slot,
+        desired: Desired,
+        status: &SlotStatus,
+        receivers: &mut Receivers,
+    ) -> Result<(), SlotError> {
+        let engine = &self.shared.engine;
+        match desired {
+            Desired::Own { generation, term } => {
+                receivers.unwant(slot);
+                let serving = matches!(status.gate, Gate::Owned | Gate::Frozen) && status.term == term;
+                if !serving {
+                    // Data of another generation is not what the map speaks of: to serve nothing is better than to serve it.
+                    if status.gate != Gate::Absent && !status.generation.same_major(generation) {
+                        return Err(SlotError::NotOpen { slot, have: status.generation, wanted: generation });
+                    }
+                    let held = self.hold(slot, generation, status, Gate::Importing)?;
+                    engine.own(slot, held, term)?;
+                }
+            }
+            Desired::AwaitRelease { generation, .. } => {
+                receivers.unwant(slot);
+                self.hold(slot, generation, status, Gate::Importing)?;
+            }
+            Desired::Import { generation, from, source_generation } => {
+                let held = self.hold(slot, generation, status, Gate::Importing)?;
+                receivers.want(from, slot, held, source_generation);
+            }
+            Desired::Follow { generation, from, source_generation } => {
+                let held = self.hold(slot, generation, status, Gate::Follower)?;
+                receivers.want(from, slot, held, source_generation);
+            }
+            Desired::Wait => {
+                receivers.unwant(slot);
+                if matches!(status.gate, Gate::Owned | Gate::Frozen) {
+                    engine.follow(slot, status.generation)?;
+                }
+            }
+            Desired::Nothing => {
+                receivers.unwant(slot);
+                if matches!(status.gate, Gate::Owned | Gate::Frozen) {
+                    engine.hand_off(slot, status.generation)?;
+                    self.shared.acks.released(slot, map.slots[slot.index()].term);
+                }
+                if status.gate != Gate::Absent && view.may_drop(slot, status.generation) {
+                    self.janitor.drops.lock().push_back((slot, status.generation));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the slot is held under this generation, unserved, behind `gate`; returns the generation with
+    /// this node's own count of restarts.
+    fn hold(&self, slot: Slot, wanted: Generation, status: &SlotStatus, gate: Gate) -> Result<Generation, SlotError> {
+        let engine = &self.shared.engine;
+        if status.gate == Gate::Absent || !status.generation.same_major(wanted) {
+            engine.open_slot(slot, wanted, gate)?;
+            return Ok(wanted);
+        }
+        let held = status.generation;
+        if matches!(status.gate, Gate::Owned | Gate::Frozen) {
+            engine.follow(slot, held)?;
+        }
+        if status.gate != gate {
+            engine.open_slot(slot, held, gate)?;
+        }
+        Ok(held)
+    }
+}
+
+/// Drops what moved away, in small steps between other work: by segments, never by keys.
+#[derive(Default)]
+struct Janitor {
+    drops: Mutex<VecDeque<(Slot, Generation)>>,
+    running: Mutex<bool>,
+}
+
+impl Janitor {
+    fn start(this: &Arc<Self>, shared: &Arc<Shared>) {
+        if this.drops.lock().is_empty() || std::mem::replace(&mut *this.running.lock(), true) {
+            return;
+        }
+        let (this, shared) = (Arc::clone(this), Arc::clone(shared));
+        lockgate_runtime::spawn(async move {
+            while this.step(&shared) {
+                lockgate_runtime::yield_now().await;
+            }
+        });
+    }
+
+    /// Drops a few slots; `false` when there is nothing left.
+    fn step(&self, shared: &Shared) -> bool {
+        let mut running = self.running.lock();
+        let mut drops = self.drops.lock();
+        let some: Vec<_> = {
+            let count = drops.len().min(DROPS_PER_STEP);
+            drops.drain(..count).collect()
+        };
+        *running = !some.is_empty();
+        drop((running, drops));
+        for &(slot, generation) in &some {
+            // A slot that came back meanwhile has a newer generation: then there is nothing of this one to drop.
+            match shared.engine.drop_slot(slot, generation) {
+                Ok(()) | Err(SlotError::Stale { .. }) => {}
+                Err(error) => tracing::error!(%slot, %generation, %error, "moved slot could not be dropped"),
+            }
+        }
+        !some.is_empty()
+    }
+}

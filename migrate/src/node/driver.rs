@@ -1,0 +1,414 @@
+//! The driver: one task on core 0 that owns the control log, the map and the jobs.
+//!
+//! It takes inputs (messages, proposals, disk completions, ticks), lets the pure parts decide, and executes. All that
+//! changes gates or the map happens here, one input after the other.
+//!
+//! Invariants
+//! - Nothing that consensus must have on disk first is sent before the control log's sync completed (invariant 9).
+//! - A failed sync of the control log ends the driver: this node neither votes nor serves any more (R19).
+//! - The map is published before gates close, and gates close before the source's word is given (R16).
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_channel::{mpsc, oneshot};
+use futures_util::future::{Either, select};
+use futures_util::{FutureExt, StreamExt};
+use lockgate_engine::Slot;
+use lockgate_engine::log::Log;
+use lockgate_runtime::sync::Arc;
+
+use super::apply::Reconciler;
+use super::control_store;
+use super::finals::sync_finals;
+use super::messages::ControlMessage;
+use super::peers::Peers;
+use super::proposals::Proposals;
+use super::receivers::Receivers;
+use super::replicas::Replicas;
+use super::shared::{FinalsFault, Input, Shared};
+use super::source::{Errand, SourceJobs};
+use super::target::TargetJobs;
+use crate::control::{Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore, RaftMessage, ShardId, decode_entry, decode_message, encode_message};
+use crate::job::SlotFinal;
+
+/// The consensus clock. An election begins after 10-20 ticks without a leader.
+pub(crate) const RAFT_TICK_NS: u64 = 50_000_000;
+/// How often progress, releases and membership are looked at while jobs run.
+const BUSY_TICK_NS: u64 = 2_000_000;
+/// The same while nothing moves.
+const IDLE_TICK_NS: u64 = 20_000_000;
+/// Inputs taken before consensus is driven again.
+const INPUTS_PER_TURN: usize = 256;
+
+/// Why the driver ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The control log failed; the node has stepped down.
+    #[error("the control log failed, this node no longer votes or serves; restart it once the disk is sound: {0}")]
+    Log(#[from] lockgate_engine::log::LogFailed),
+    /// The control log is full of entries that were not written yet.
+    #[error("the control log cannot take more: {0}")]
+    Behind(#[from] lockgate_engine::log::LogError),
+    /// A record is longer than its format allows.
+    #[error("the control log cannot take a record: {0}")]
+    Record(#[from] crate::control::CodecError),
+}
+
+/// A ready of consensus that waits for the disk, or for earlier ones that do.
+struct Unpersisted {
+    number: u64,
+    /// Its record is synced, or it had none that must be.
+    kept: bool,
+    messages: Vec<RaftMessage>,
+}
+
+/// Owns everything that decides. Lives on core 0.
+pub(crate) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) me: Incarnation,
+    pub(super) map: ClusterMap,
+    inbox: mpsc::Receiver<Input>,
+    raft: RaftCore,
+    log: Log,
+    /// In the order of their numbers.
+    unpersisted: VecDeque<Unpersisted>,
+    pub(super) proposals: Proposals,
+    /// Encoded entries of other nodes, for the next proposal of this leader.
+    forwarded: Vec<Vec<u8>>,
+    peers: Peers,
+    pub(super) source: SourceJobs,
+    pub(super) target: TargetJobs,
+    pub(super) reconciler: Reconciler,
+    pub(super) receivers: Receivers,
+    replicas: Replicas,
+    votes: Vec<Evidence>,
+    next_raft_tick_ns: u64,
+    next_tick_ns: u64,
+}
+
+impl Driver {
+    pub fn new(shared: Arc<Shared>, inbox: mpsc::Receiver<Input>, store: control_store::Opened) -> Self {
+        let me = store.me;
+        let now_ns = lockgate_runtime::now_ns();
+        Self {
+            me,
+            map: store.map,
+            inbox,
+            raft: store.raft,
+            log: store.log,
+            unpersisted: VecDeque::new(),
+            proposals: Proposals::new(me),
+            forwarded: Vec::new(),
+            peers: Peers::new(Arc::clone(&shared)),
+            source: SourceJobs::default(),
+            target: TargetJobs::default(),
+            reconciler: Reconciler::new(Arc::clone(&shared), me),
+            receivers: Receivers::new(Arc::clone(&shared)),
+            replicas: Replicas::default(),
+            votes: Vec::new(),
+            next_raft_tick_ns: now_ns + RAFT_TICK_NS,
+            next_tick_ns: now_ns,
+            shared,
+        }
+    }
+
+    /// Runs until the node stops or can go on no longer.
+    pub async fn run(mut self) -> Result<(), DriverError> {
+        // What a new cluster begins with came by no entry; and after a restart, what the log knows to be committed is
+        // applied first.
+        self.drive_consensus()?;
+        self.follow_map(&Slot::all().collect::<Vec<_>>());
+        while !self.shared.stop.is_stopped() {
+            let deadline_ns = self.next_raft_tick_ns.min(self.next_tick_ns);
+            if let Some(input) = self.next_input(deadline_ns).await {
+                self.take(input)?;
+                for _ in 1..INPUTS_PER_TURN {
+                    let Some(Some(input)) = self.inbox.next().now_or_never() else { break };
+                    self.take(input)?;
+                }
+            }
+            self.tick();
+            self.flush();
+            self.drive_consensus()?;
+        }
+        Ok(self.log.close().await?)
+    }
+
+    async fn next_input(&mut self, deadline_ns: u64) -> Option<Input> {
+        let wait = Duration::from_nanos(deadline_ns.saturating_sub(lockgate_runtime::now_ns()));
+        let stop = self.shared.stop.clone();
+        let interrupted = pin!(async { select(pin!(lockgate_runtime::sleep(wait)), pin!(stop.stopped())).await; });
+        match select(self.inbox.next(), interrupted).await {
+            Either::Left((input, _)) => input,
+            Either::Right(_) => None,
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), DriverError> {
+        match input {
+            Input::Message(from, message) => self.on_message(from, message),
+            Input::Propose(body, reply) => self.propose(body, Some(reply)),
+            Input::Persisted(number, result) => {
+                result?;
+                self.on_persisted(number);
+            }
+            Input::FinalsSynced { job, attempt, result } => self.on_finals(job, attempt, result),
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, from: NodeId, message: ControlMessage) {
+        let now_ns = lockgate_runtime::now_ns();
+        match message {
+            ControlMessage::Raft(bytes) => {
+                let stepped = decode_message(&bytes).map_err(|error| error.to_string());
+                if let Err(error) = stepped.and_then(|message| self.raft.step(message).map_err(|error| error.to_string())) {
+                    tracing::warn!(peer = from.0, %error, "message of the control log refused");
+                }
+            }
+            // Entries are read again, and checked, when they are applied; here only what could not be proposed is left out.
+            ControlMessage::Propose(entries) => {
+                self.forwarded.extend(entries.into_iter().filter(|entry| decode_entry(entry).is_ok()));
+            }
+            ControlMessage::Barrier { job, attempt, finals } => self.on_barrier(from, job, attempt, finals),
+            ControlMessage::BarrierSynced { job, attempt, boot, result } => {
+                let report = match result {
+                    Ok(()) => self.target.synced(&self.map, job, attempt, from, boot),
+                    Err(why) => self.target.failed(job, attempt, format!("replica {from}: {why}")),
+                };
+                self.tell_opt(report);
+            }
+            ControlMessage::BarrierPassed { job, attempt, synced } => {
+                let errands = self.source.barrier(&self.shared, &self.map, from, (job, attempt), Ok(synced), now_ns);
+                self.run_errands(errands);
+            }
+            ControlMessage::BarrierFailed { job, attempt, why } => {
+                let errands = self.source.barrier(&self.shared, &self.map, from, (job, attempt), Err(why), now_ns);
+                self.run_errands(errands);
+            }
+            ControlMessage::ReleaseAsk { job } => {
+                if self.has_let_go(job) {
+                    self.tell(from, ControlMessage::Released { job });
+                }
+            }
+            ControlMessage::Released { job } => {
+                let source = self.map.jobs.get(&job).and_then(|job| self.map.shards.get(&job.source));
+                if source.is_some_and(|shard| shard.primary.node == from) {
+                    self.target.release(job);
+                    self.reconcile_job(job);
+                }
+            }
+        }
+    }
+
+    /// The finals of a freeze: sync them here, and let this shard's replicas do the same if this node leads it.
+    fn on_barrier(&mut self, from: NodeId, id: JobId, attempt: Attempt, finals: Vec<SlotFinal>) {
+        let Some(job) = self.map.jobs.get(&id).filter(|job| job.attempt == attempt && job.state == JobState::Active) else {
+            // This node's map may be behind, or the message late. The source repeats under a new attempt if it must.
+            tracing::debug!(job = id.0, attempt = attempt.0, "barrier for an attempt that this map does not show");
+            return;
+        };
+        if finals.iter().any(|last| last.slot >= lockgate_engine::SLOTS) {
+            tracing::warn!(job = id.0, %from, "barrier names a slot that does not exist");
+            return;
+        }
+        let (generation, target) = (job.generation, job.target);
+        if self.my_primary_shard() == Some(target) {
+            self.target.begin(id, attempt, from);
+            let replicas: Vec<NodeId> = self.map.shards[&target].replicas.clone();
+            for replica in replicas {
+                self.tell(replica, ControlMessage::Barrier { job: id, attempt, finals: finals.clone() });
+            }
+        }
+        lockgate_runtime::spawn(sync_finals(Arc::clone(&self.shared), (id, attempt), generation, finals));
+    }
+
+    fn on_finals(&mut self, id: JobId, attempt: Attempt, result: Result<(), FinalsFault>) {
+        let Some(job) = self.map.jobs.get(&id) else { return };
+        let primary = self.map.shards[&job.target].primary;
+        let result = result.map_err(|fault| match fault {
+            FinalsFault::Mismatch { slot, why } => {
+                self.receivers.restart(slot);
+                why
+            }
+            FinalsFault::Other(why) => why,
+        });
+        if primary == self.me {
+            let report = match result {
+                Ok(()) => self.target.synced(&self.map, id, attempt, self.me.node, self.me.boot),
+                Err(why) => self.target.failed(id, attempt, why),
+            };
+            self.tell_opt(report);
+        } else {
+            let boot = self.me.boot;
+            self.tell(primary.node, ControlMessage::BarrierSynced { job: id, attempt, boot, result });
+        }
+    }
+
+    /// Whether this node's applied map has the job's commit and no gate of it is open here any more.
+    fn has_let_go(&self, id: JobId) -> bool {
+        self.map.jobs.get(&id).is_some_and(|job| {
+            matches!(job.state, JobState::Committed { .. } | JobState::Activated { .. })
+                && self.map.shards.get(&job.source).is_some_and(|shard| shard.primary.node == self.me.node)
+        })
+    }
+
+    pub(super) fn my_primary_shard(&self) -> Option<ShardId> {
+        self.map.shards.iter().find(|(_, shard)| shard.primary == self.me).map(|(&id, _)| id)
+    }
+
+    pub(super) fn propose(&mut self, body: EntryBody, reply: Option<oneshot::Sender<Outcome>>) {
+        self.proposals.add(body, lockgate_runtime::unix_ms(), lockgate_runtime::now_ns(), reply);
+    }
+
+    pub(super) fn tell(&mut self, node: NodeId, message: ControlMessage) {
+        if let Some(info) = self.map.nodes.get(&node) {
+            self.peers.send(node, info.link, message);
+        }
+    }
+
+    fn tell_opt(&mut self, report: Option<(NodeId, ControlMessage)>) {
+        if let Some((node, message)) = report {
+            self.tell(node, message);
+        }
+    }
+
+    pub(super) fn run_errands(&mut self, errands: Vec<Errand>) {
+        for errand in errands {
+            match errand {
+                Errand::Tell(node, message) => self.tell(node, message),
+                Errand::Vote(evidence) => self.votes.push(evidence),
+                Errand::Propose(body) => self.propose(body, None),
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ns = lockgate_runtime::now_ns();
+        while self.next_raft_tick_ns <= now_ns {
+            self.next_raft_tick_ns += RAFT_TICK_NS;
+            self.raft.tick();
+        }
+        if self.next_tick_ns > now_ns {
+            return;
+        }
+        let mine = self.my_primary_shard();
+        let errands = self.source.tick(&self.shared, &self.map, now_ns);
+        self.run_errands(errands);
+        for (node, job) in self.target.outstanding(&self.map, mine) {
+            self.tell(node, ControlMessage::ReleaseAsk { job });
+        }
+        self.receivers.tick(now_ns);
+        let undecided = self.proposals.any(|body| matches!(body, EntryBody::SetInSync { .. }));
+        if let Some(body) = self.replicas.look(&self.shared, &self.map, mine, undecided, now_ns) {
+            self.propose(body, None);
+        }
+        self.announce_restart();
+        self.proposals.repeat_overdue(now_ns);
+        let busy = self.source.is_busy() || self.receivers.is_busy();
+        self.next_tick_ns = now_ns + if busy { BUSY_TICK_NS } else { IDLE_TICK_NS };
+    }
+
+    /// After a restart: tell the cluster the new boot, then ask to lead again what this node led (R2).
+    fn announce_restart(&mut self) {
+        if self.raft.leader().is_none() {
+            return;
+        }
+        let known = self.map.nodes.get(&self.me.node).map(|info| info.incarnation);
+        if known.is_some_and(|known| known != self.me) {
+            if !self.proposals.any(|body| matches!(body, EntryBody::Restarted { .. })) {
+                self.propose(EntryBody::Restarted { incarnation: self.me }, None);
+            }
+            return;
+        }
+        let led = self.map.shards.iter().find(|(_, s)| s.primary.node == self.me.node && s.primary != self.me);
+        if let Some((&shard, state)) = led
+            && !self.proposals.any(|body| matches!(body, EntryBody::Failover { .. }))
+        {
+            let expected_epoch = state.epoch;
+            self.propose(EntryBody::Failover { shard, expected_epoch, primary: self.me }, None);
+        }
+    }
+
+    /// Hands what is to be proposed to the leader: all votes of this turn in one entry, all entries in one message.
+    fn flush(&mut self) {
+        if !self.votes.is_empty() {
+            let votes = std::mem::take(&mut self.votes);
+            self.propose(EntryBody::CommitJobs(votes), None);
+        }
+        if !self.proposals.has_outgoing() && self.forwarded.is_empty() {
+            return;
+        }
+        match self.raft.leader() {
+            Some(leader) if leader == self.me.node => {
+                let mut entries = self.proposals.take_outgoing();
+                entries.append(&mut self.forwarded);
+                // What is not taken now, its proposer repeats.
+                if let Err(error) = self.raft.propose(entries) {
+                    tracing::info!(%error, "proposals not taken");
+                }
+            }
+            Some(leader) => {
+                // What others forwarded here by mistake they repeat themselves.
+                self.forwarded.clear();
+                let entries = self.proposals.take_outgoing();
+                if !entries.is_empty() {
+                    self.tell(leader, ControlMessage::Propose(entries));
+                }
+            }
+            None => self.forwarded.clear(),
+        }
+    }
+
+    /// Takes what consensus has ready: sends, keeps, applies. Records go to the disk while the next inputs are taken;
+    /// the log syncs them in groups.
+    fn drive_consensus(&mut self) -> Result<(), DriverError> {
+        while let Some(ready) = self.raft.ready() {
+            self.send_raft(ready.messages_now);
+            let end = control_store::append(&self.log, &ready.persist)?;
+            self.apply_committed(ready.committed);
+            let number = ready.number;
+            let kept = match end {
+                Some(end) if ready.must_sync => {
+                    let (log, shared) = (self.log.clone(), Arc::clone(&self.shared));
+                    lockgate_runtime::spawn(async move {
+                        let result = log.wait_synced(end).await;
+                        shared.tell(Input::Persisted(number, result)).await;
+                    });
+                    false
+                }
+                _ => true,
+            };
+            self.unpersisted.push_back(Unpersisted { number, kept, messages: ready.messages_after });
+            self.release_kept();
+        }
+        Ok(())
+    }
+
+    /// The log is synced in order: with one record all earlier ones are kept too.
+    fn on_persisted(&mut self, number: u64) {
+        for unpersisted in self.unpersisted.iter_mut().take_while(|unpersisted| unpersisted.number <= number) {
+            unpersisted.kept = true;
+        }
+        self.release_kept();
+    }
+
+    /// Sends what had to wait, as far as everything before it is kept.
+    fn release_kept(&mut self) {
+        while let Some(first) = self.unpersisted.pop_front_if(|first| first.kept) {
+            self.send_raft(first.messages);
+            self.raft.on_persisted(first.number);
+        }
+    }
+
+    fn send_raft(&mut self, messages: Vec<RaftMessage>) {
+        for message in messages {
+            match encode_message(&message) {
+                Ok(bytes) => self.tell(message.to, ControlMessage::Raft(bytes)),
+                Err(error) => tracing::error!(to = message.to.0, %error, "message of the control log cannot be sent"),
+            }
+        }
+    }
+}

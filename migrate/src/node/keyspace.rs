@@ -1,0 +1,148 @@
+//! The keys of a clustered node: the engine's operations behind the gates that the cluster map decides (R7).
+//!
+//! Every operation returns what its answer rests on; the answer may be given once [`Node::acknowledged`] says so (R8).
+//! Nothing here blocks or waits (R10).
+
+use std::net::SocketAddr;
+
+use lockgate_engine::{Gate, Slot, Value};
+
+use super::Node;
+use super::desired::Role;
+use crate::control::{ClusterMap, NodeId, ShardId};
+use crate::replica::Dependency;
+
+/// Why an operation had no effect.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// The slot is about to move: writes wait until it has moved or thawed, see [`Node::slot_changed`].
+    #[error("slot {slot} is frozen for a handover; retry after the slot's next change")]
+    Frozen {
+        /// The slot.
+        slot: Slot,
+    },
+    /// This node is about to serve the slot: wait for its next change.
+    #[error("slot {slot} is about to be served here; retry after the slot's next change")]
+    Arriving {
+        /// The slot.
+        slot: Slot,
+    },
+    /// Another shard serves the slot.
+    #[error("slot {slot} is served by node {node} at {addr} (slot version {version})")]
+    Moved {
+        /// The slot.
+        slot: Slot,
+        /// The primary of the shard that owns it.
+        node: NodeId,
+        /// Where clients reach that primary.
+        addr: SocketAddr,
+        /// The slot's version in this node's map: of two redirects the one with the higher version is right.
+        version: u64,
+    },
+    /// Nobody owns the slot, or this node is not part of a cluster yet.
+    #[error("slot {slot} is not served by any node")]
+    Unserved {
+        /// The slot.
+        slot: Slot,
+    },
+    /// The engine refused: limits, memory, or a log that failed or is behind.
+    #[error(transparent)]
+    Engine(#[from] lockgate_engine::OpError),
+}
+
+impl OpError {
+    /// Whether the same operation may succeed on this node after a wait.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            OpError::Frozen { .. } | OpError::Arriving { .. } => true,
+            OpError::Moved { .. } | OpError::Unserved { .. } => false,
+            OpError::Engine(error) => error.is_retryable(),
+        }
+    }
+}
+
+/// One keyspace of a clustered node.
+pub struct NodeKeyspace<'a> {
+    node: &'a Node,
+    engine: lockgate_engine::Keyspace,
+}
+
+impl<'a> NodeKeyspace<'a> {
+    pub(super) fn new(node: &'a Node, number: u8) -> Self {
+        Self { node, engine: node.shared.engine.keyspace(number) }
+    }
+
+    /// The value of `key`, and what the answer rests on.
+    pub fn get(&self, key: &[u8]) -> Result<(Option<Value>, Dependency), OpError> {
+        let read = self.engine.read(key).map_err(|error| self.explain(error))?;
+        let dependency = Dependency { slot: read.slot, version: read.version, ticket: read.position };
+        Ok((read.value, dependency))
+    }
+
+    /// Sets `key` to `value`.
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Dependency, OpError> {
+        let receipt = self.engine.set(key, value).map_err(|error| self.explain(error))?;
+        Ok(Dependency { slot: receipt.slot, version: receipt.version, ticket: receipt.ticket })
+    }
+
+    /// Deletes `key`; `true` if it was there.
+    pub fn delete(&self, key: &[u8]) -> Result<(bool, Dependency), OpError> {
+        let (existed, receipt) = self.engine.delete(key).map_err(|error| self.explain(error))?;
+        Ok((existed, Dependency { slot: receipt.slot, version: receipt.version, ticket: receipt.ticket }))
+    }
+
+    /// Live keys of this keyspace in the slots that this node serves.
+    pub fn len(&self) -> u64 {
+        self.engine.len()
+    }
+
+    /// Whether there is no live key in the slots that this node serves.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn explain(&self, error: lockgate_engine::OpError) -> OpError {
+        match error {
+            lockgate_engine::OpError::Frozen { slot } => OpError::Frozen { slot },
+            lockgate_engine::OpError::NotOwned { slot, gate } => self.node.redirect(slot, gate),
+            other => OpError::Engine(other),
+        }
+    }
+}
+
+impl Node {
+    /// Why this node does not serve `slot`, as its map has it.
+    pub(super) fn redirect(&self, slot: Slot, _gate: Gate) -> OpError {
+        let Some(map) = self.map() else { return OpError::Unserved { slot } };
+        let owner = &map.slots[slot.index()];
+        let Some((node, addr)) = owner.shard.and_then(|shard| primary_addr(&map, shard)) else {
+            return OpError::Unserved { slot };
+        };
+        match self.shared.identity.get() {
+            // The map says that it is ours: the release, or this node's return to office, is on its way.
+            Some(identity) if identity.me.node == node => OpError::Arriving { slot },
+            _ => OpError::Moved { slot, node, addr, version: owner.version },
+        }
+    }
+
+    /// The primary that owns `slot`, and where clients reach it.
+    pub fn owner(&self, slot: Slot) -> Option<(NodeId, SocketAddr)> {
+        let map = self.map()?;
+        map.slots[slot.index()].shard.and_then(|shard| primary_addr(&map, shard))
+    }
+
+    /// The shard that this node belongs to, and whether it is its primary.
+    pub fn shard(&self) -> Option<(ShardId, bool)> {
+        let map = self.map()?;
+        match Role::of(&map, &self.shared.identity.get()?.me) {
+            Role::None => None,
+            Role::Primary(shard) => Some((shard, true)),
+            Role::Stale(shard) | Role::Replica(shard) => Some((shard, false)),
+        }
+    }
+}
+
+fn primary_addr(map: &ClusterMap, shard: ShardId) -> Option<(NodeId, SocketAddr)> {
+    let node = map.shards.get(&shard)?.primary.node;
+    Some((node, map.nodes.get(&node)?.listen))
+}

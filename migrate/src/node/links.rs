@@ -1,0 +1,186 @@
+//! Inbound links, on every core: control messages go to the driver, bulk links are fed, administrators are answered.
+
+use std::rc::Rc;
+
+use lockgate_engine::{Generation, Slot, Version};
+use lockgate_net::link::stream::{FeedObserver, Feeder};
+use lockgate_net::link::{Hello, LinkError, LinkReceiver, LinkSender, Purpose, Refusal, RefusalReason, accept_links};
+use lockgate_runtime::TcpListener;
+use lockgate_runtime::sync::Arc;
+
+use super::messages::{AdminReply, AdminRequest, ControlMessage, KIND_MESSAGE, NodeIdentity, decode, parts};
+use super::peers::hello;
+use super::shared::{Input, Shared};
+use super::Node;
+use crate::control::{ClusterMap, Genesis, JobState, NodeId};
+
+/// Serves inbound links on this core until the node stops.
+pub(crate) async fn serve_links(shared: Arc<Shared>, listener: TcpListener) {
+    let decide = {
+        let shared = Arc::clone(&shared);
+        move |peer: &Hello| admit(&shared, peer)
+    };
+    let on_link = {
+        let shared = Arc::clone(&shared);
+        move |sender: LinkSender, receiver: LinkReceiver, peer: Hello| {
+            lockgate_runtime::spawn(serve_link(Arc::clone(&shared), sender, receiver, peer));
+        }
+    };
+    accept_links(listener, shared.stop.clone(), decide, on_link).await;
+}
+
+/// Only nodes of this cluster, in no older incarnation than the map knows; administrators always.
+fn admit(shared: &Shared, peer: &Hello) -> Result<Hello, Refusal> {
+    let mine = hello(shared, peer.purpose);
+    if peer.purpose == Purpose::Admin {
+        return Ok(mine);
+    }
+    mine.check_cluster(peer)?;
+    let map = shared.map.load_full();
+    let known = map.as_ref().and_then(|map| map.nodes.get(&NodeId(peer.node)));
+    let Some(known) = known else {
+        let words = format!("node {} is not a member of this cluster", peer.node);
+        return Err(Refusal::new(RefusalReason::UnknownNode, words));
+    };
+    let known = known.incarnation;
+    if peer.directory != known.directory {
+        let words = format!("node {} has another data directory than the cluster knows for it", peer.node);
+        return Err(Refusal::new(RefusalReason::StaleIncarnation, words));
+    }
+    if peer.boot < known.boot {
+        let words = format!("node {} speaks for boot {}, the cluster knows boot {}", peer.node, peer.boot, known.boot);
+        return Err(Refusal::new(RefusalReason::StaleIncarnation, words));
+    }
+    Ok(mine)
+}
+
+async fn serve_link(shared: Arc<Shared>, sender: LinkSender, receiver: LinkReceiver, peer: Hello) {
+    let (node, purpose) = (peer.node, peer.purpose);
+    let ended = match purpose {
+        Purpose::Control => take_messages(&shared, receiver, NodeId(node)).await,
+        Purpose::Bulk => {
+            feed(&shared, sender, receiver, peer).await;
+            Ok(())
+        }
+        Purpose::Admin => answer(&shared, &sender, receiver).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = node, ?purpose, %error, "inbound link ended");
+    }
+}
+
+async fn take_messages(shared: &Shared, mut receiver: LinkReceiver, from: NodeId) -> Result<(), LinkError> {
+    loop {
+        let message = receiver.recv().await?;
+        match decode::<ControlMessage>(&message.payload) {
+            Ok(message) => {
+                if !shared.tell(Input::Message(from, message)).await {
+                    return Ok(());
+                }
+            }
+            Err(error) => {
+                tracing::warn!(peer = from.0, kind = message.kind, %error, "control message refused, link closed");
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn feed(shared: &Arc<Shared>, sender: LinkSender, receiver: LinkReceiver, peer: Hello) {
+    let who = (NodeId(peer.node), peer.boot);
+    shared.feeds.lock().insert(who);
+    let observer = Feeds { shared: Arc::clone(shared) };
+    let ended = Feeder::new(shared.engine.clone(), Rc::new(observer)).run(sender, receiver).await;
+    tracing::info!(peer = who.0.0, ?ended, "stream to follower ended");
+    shared.feeds.lock().remove(&who);
+    shared.acks.disconnected(who.0, who.1);
+}
+
+/// What feeders tell this node, and what they ask it.
+struct Feeds {
+    shared: Arc<Shared>,
+}
+
+impl FeedObserver for Feeds {
+    fn acknowledged(&self, peer: &Hello, slot: Slot, _: Generation, received: Version, synced: Version) {
+        self.shared.acks.acknowledged(NodeId(peer.node), peer.boot, slot, received, synced);
+        self.shared.acks.wake();
+    }
+
+    fn closed(&self, _peer: &Hello) {}
+
+    fn may_feed(&self, peer: &Hello, slot: Slot, _: Generation) -> bool {
+        let (Some(map), Some(identity)) = (self.shared.map.load_full(), self.shared.identity.get()) else {
+            return false;
+        };
+        may_follow(&map, identity.me.node, NodeId(peer.node), slot)
+    }
+
+    fn sent_bytes(&self, _peer: &Hello, _slot: Slot, _bytes: usize) {}
+}
+
+/// Replicas may follow all that their shard has or imports; a job's target may follow the job's slots.
+fn may_follow(map: &ClusterMap, me: NodeId, peer: NodeId, slot: Slot) -> bool {
+    let Some((&mine, shard)) = map.shards.iter().find(|(_, shard)| shard.primary.node == me) else { return false };
+    if shard.replicas.contains(&peer) {
+        return true;
+    }
+    map.jobs.values().any(|job| {
+        job.source == mine
+            && job.state == JobState::Active
+            && map.shards.get(&job.target).is_some_and(|target| target.primary.node == peer)
+            && job.slots.iter().any(|range| range.contains(slot.number()))
+    })
+}
+
+async fn answer(shared: &Arc<Shared>, sender: &LinkSender, mut receiver: LinkReceiver) -> Result<(), LinkError> {
+    loop {
+        let message = receiver.recv().await?;
+        let reply = match decode::<AdminRequest>(&message.payload) {
+            Ok(request) => reply(shared, request).await,
+            Err(error) => AdminReply::Refused(error),
+        };
+        sender.send(KIND_MESSAGE, parts(&reply)).await?;
+    }
+}
+
+async fn reply(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
+    match request {
+        AdminRequest::Identify => AdminReply::Identity(identify(shared)),
+        AdminRequest::Form(genesis) => form(shared, *genesis).await,
+        AdminRequest::Status => match (Node { shared: Arc::clone(shared) }).status() {
+            Some(status) => AdminReply::Status(Box::new(status)),
+            None => AdminReply::Refused("this node does not belong to a cluster yet".into()),
+        },
+    }
+}
+
+fn identify(shared: &Shared) -> NodeIdentity {
+    let boot = shared.engine.boot();
+    let served = Slot::all().filter(|&slot| {
+        matches!(shared.engine.slot_status(slot).gate, lockgate_engine::Gate::Owned | lockgate_engine::Gate::Frozen)
+    });
+    NodeIdentity {
+        directory: boot.directory_id,
+        boot: boot.number,
+        link: shared.link_addr,
+        listen: shared.config.listen,
+        cluster: shared.identity.get().map(|identity| identity.cluster),
+        applied: shared.map.load().as_ref().map_or(0, |map| map.applied),
+        slots_served: served.count() as u32,
+    }
+}
+
+/// Takes this node into a new cluster: durable before it is confirmed, harmless when repeated.
+async fn form(shared: &Arc<Shared>, genesis: Genesis) -> AdminReply {
+    if let Some(identity) = shared.identity.get() {
+        if identity.cluster == genesis.cluster {
+            return AdminReply::Formed;
+        }
+        return AdminReply::Refused("this node belongs to another cluster already; give it an empty data directory".into());
+    }
+    match super::start::join(shared, genesis).await {
+        Ok(()) => AdminReply::Formed,
+        Err(error) => AdminReply::Refused(error.to_string()),
+    }
+}

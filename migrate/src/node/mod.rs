@@ -1,0 +1,271 @@
+//! The node: what embedders start, and the driver that executes what the pure parts decide.
+//!
+//! A [`Node`] owns the engine's gates. Clustered access goes through [`Node::keyspace`], which checks them; a reply is
+//! held back until [`Node::acknowledged`] (R7, R8). The parts, from the top:
+//!
+//! - [`Node`], its builder and keyspaces: callable from any thread;
+//! - `driver`: the one task that owns consensus, map and jobs; `apply`: what an applied entry means for this node;
+//! - `source`, `target`: the two sides of jobs; `finals`: the barrier's local half;
+//! - `receivers`, `links`, `peers`: streams in, connections in, messages out.
+//!
+//! What a node does not know: commands, clients, and sockets of clients.
+
+mod apply;
+mod control_store;
+mod desired;
+mod driver;
+mod finals;
+mod keyspace;
+mod links;
+mod messages;
+mod peers;
+mod proposals;
+mod receivers;
+mod replicas;
+mod shared;
+mod source;
+mod start;
+mod status;
+mod target;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use lockgate_engine::{Engine, Gate, Slot};
+use lockgate_runtime::sync::Arc;
+
+pub use driver::DriverError;
+pub use keyspace::{NodeKeyspace, OpError};
+pub use messages::{AdminReply, AdminRequest, NodeIdentity};
+pub use shared::JobProgress;
+pub use start::{NodeBuilder, StartError, admin};
+pub use status::{JobStatus, MemberStatus, NodeStatus, ShardStatus};
+
+use crate::control::{ClusterMap, EntryBody, JobId, Name, NodeId, Outcome, Effect, ShardId, SlotRange};
+use crate::job::JobLimits;
+use crate::replica::{AckPolicy, Dependency};
+use shared::{Input, Shared};
+
+/// How a node behaves; the builder sets it.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where clients reach this node.
+    pub listen: SocketAddr,
+    /// What answers wait for.
+    pub ack: AckPolicy,
+    /// The longest wait for acknowledgements; then the outcome is reported as unknown.
+    pub ack_timeout: Duration,
+    /// Bounds on finalizing a job.
+    pub limits: JobLimits,
+}
+
+impl NodeConfig {
+    fn new(listen: SocketAddr) -> Self {
+        Self { listen, ack: AckPolicy::default(), ack_timeout: Duration::from_secs(5), limits: JobLimits::default() }
+    }
+}
+
+/// A member of a cluster. Cheap to clone, `Send + Sync`.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// What [`Node::synced`] has reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// This node's disk has it.
+    pub local: bool,
+    /// So many replicas' disks have it.
+    pub replicas: usize,
+}
+
+/// Why an answer may not be given.
+#[derive(Debug, thiserror::Error)]
+pub enum AckError {
+    /// The replicas have not answered in time: the write may or may not survive.
+    #[error("the write is applied here, but the in-sync replicas did not acknowledge it within {0:?}; its outcome is unknown")]
+    Timeout(Duration),
+    /// This node's log failed.
+    #[error(transparent)]
+    Log(#[from] lockgate_engine::log::LogFailed),
+}
+
+/// Why an entry was not applied as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The map refused it.
+    #[error("{0}")]
+    Refused(crate::control::Refusal),
+    /// The outcome is not known yet: the control log has no majority or no leader.
+    #[error("the control log did not decide within {0:?}; the request may still take effect")]
+    Undecided(Duration),
+    /// It has more parts than an entry may have.
+    #[error(transparent)]
+    TooLong(#[from] crate::control::TooLong),
+    /// The node has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+    /// The node has no cluster.
+    #[error("this node does not belong to a cluster yet")]
+    NoCluster,
+}
+
+/// How long a request waits for the control log's decision.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// A builder for a node on this engine, which must have been opened as clustered.
+    pub fn builder(engine: Engine) -> NodeBuilder {
+        NodeBuilder::new(engine)
+    }
+
+    /// The engine below. Writing to it directly bypasses the cluster's fences.
+    pub fn engine(&self) -> &Engine {
+        &self.shared.engine
+    }
+
+    /// This node's number; `None` before it belongs to a cluster.
+    pub fn id(&self) -> Option<NodeId> {
+        self.shared.identity.get().map(|identity| identity.me.node)
+    }
+
+    /// The cluster map as this node has applied it; `None` before it belongs to a cluster.
+    pub fn map(&self) -> Option<Arc<ClusterMap>> {
+        self.shared.map.load_full()
+    }
+
+    /// Waits until the applied map satisfies `condition`. It has no deadline: the caller bounds it.
+    pub async fn map_where(&self, condition: impl Fn(&ClusterMap) -> bool) -> Arc<ClusterMap> {
+        loop {
+            let changed = self.shared.map_changed.listen();
+            if let Some(map) = self.map().filter(|map| condition(map)) {
+                return map;
+            }
+            changed.await;
+        }
+    }
+
+    /// Resolves when the operation that got `refusal` may be tried again: its slot's gate is another one by now, or its
+    /// log has caught up.
+    pub async fn passable(&self, refusal: &OpError) {
+        let (slot, refused): (Slot, fn(Gate) -> bool) = match *refusal {
+            OpError::Frozen { slot } => (slot, |gate| gate == Gate::Frozen),
+            OpError::Arriving { slot } => (slot, |gate| !matches!(gate, Gate::Owned | Gate::Frozen)),
+            OpError::Engine(lockgate_engine::OpError::LogBehind { slot, .. }) => {
+                // A log that failed is not behind: the next try says so.
+                let _ = self.shared.engine.wait_log_room(slot).await;
+                return;
+            }
+            _ => return,
+        };
+        let event = self.shared.engine.gate_event(slot);
+        loop {
+            let changed = event.listen();
+            if !refused(self.shared.engine.slot_status(slot).gate) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until `dependencies` are synced: here if `local`, and at every in-sync replica if `policy` says so. Past
+    /// `limit` it tells what has been reached.
+    pub async fn synced(&self, dependencies: &[Dependency], local: bool, policy: AckPolicy, limit: Duration) -> Result<Synced, AckError> {
+        let (shared, mut reached) = (&self.shared, Synced::default());
+        let wait = async {
+            if local {
+                for dependency in dependencies {
+                    shared.engine.wait_synced(dependency.ticket).await?;
+                }
+                reached.local = true;
+            }
+            if policy == AckPolicy::InSyncSynced {
+                shared.acks.wait(&shared.engine, dependencies, policy).await?;
+                reached.replicas = shared.acks.members();
+            }
+            Ok::<(), lockgate_engine::log::LogFailed>(())
+        };
+        match lockgate_runtime::timeout(limit, wait).await {
+            Ok(result) => result?,
+            Err(_) => {}
+        }
+        Ok(reached)
+    }
+
+    /// One keyspace, behind the cluster's gates.
+    pub fn keyspace(&self, number: u8) -> NodeKeyspace<'_> {
+        NodeKeyspace::new(self, number)
+    }
+
+    /// Waits until everything in `dependencies` may be answered under this node's policy.
+    pub async fn acknowledged(&self, dependencies: &[Dependency]) -> Result<(), AckError> {
+        let limit = self.shared.config.ack_timeout;
+        let wait = self.shared.acks.wait(&self.shared.engine, dependencies, self.shared.config.ack);
+        Ok(lockgate_runtime::timeout(limit, wait).await.map_err(|_| AckError::Timeout(limit))??)
+    }
+
+    /// Starts moving slots from this node's shard to the shard that `target` leads. Returns when the job is in the
+    /// control log; the job goes on by itself.
+    pub async fn migrate(&self, target: ShardId, slots: Vec<SlotRange>) -> Result<JobId, ProposeError> {
+        let (source, _) = self.shard().ok_or(ProposeError::NoCluster)?;
+        let name = Name(std::array::from_fn(|_| lockgate_runtime::random_u64() as u8));
+        match self.propose(EntryBody::StartJob { source, target, ranges: slots, name }).await? {
+            Effect::JobStarted { job, .. } => Ok(job),
+            other => unreachable!("StartJob had the effect {other:?}"),
+        }
+    }
+
+    /// Cancels one job; the first applied of cancel and commit wins.
+    pub async fn cancel(&self, job: JobId) -> Result<(), ProposeError> {
+        let why = "cancelled by an operator".to_owned();
+        self.propose(EntryBody::AbortJob { job, why, cancelled: true }).await.map(drop)
+    }
+
+    /// What this node, as a job's source, knows of it.
+    pub fn job_progress(&self, job: JobId) -> Option<JobProgress> {
+        self.shared.progress.lock().get(&job).cloned()
+    }
+
+    /// Asks the node to stop: connections of clients end first, then streams, then the driver.
+    pub fn stop(&self) {
+        self.shared.stop.stop();
+    }
+
+    /// The signal that [`Node::stop`] gives; also given when the node had to step down.
+    pub fn stopping(&self) -> lockgate_net::Stop {
+        self.shared.stop.clone()
+    }
+
+    /// Waits until the driver has ended. A node without a cluster has none: then this returns when the node stops.
+    pub async fn stopped(&self) {
+        if self.shared.identity.get().is_some() {
+            self.shared.stopped.stopped().await;
+        } else {
+            self.shared.stop.stopped().await;
+        }
+    }
+
+    /// Where other nodes reach this one.
+    pub fn link_addr(&self) -> SocketAddr {
+        self.shared.link_addr
+    }
+
+    async fn propose(&self, body: EntryBody) -> Result<Effect, ProposeError> {
+        body.check_sizes()?;
+        let (reply, outcome) = oneshot::channel();
+        if self.shared.identity.get().is_none() {
+            return Err(ProposeError::NoCluster);
+        }
+        if !self.shared.tell(Input::Propose(body, reply)).await {
+            return Err(ProposeError::Stopped);
+        }
+        match lockgate_runtime::timeout(DECISION_TIMEOUT, outcome).await {
+            Ok(Ok(Outcome::Applied(effect))) => Ok(effect),
+            Ok(Ok(Outcome::Refused(refusal))) => Err(ProposeError::Refused(refusal)),
+            Ok(Err(_)) => Err(ProposeError::Stopped),
+            Err(_) => Err(ProposeError::Undecided(DECISION_TIMEOUT)),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What this node follows: one follower per source, reconnecting by itself, and slots that must start anew.
+//!
+//! Invariant: a slot is followed from one source at a time, under the generation that the engine holds it by.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use lockgate_engine::{Gate, Generation, Slot, SlotError};
+use lockgate_net::link::stream::{FollowObserver, Follower, WhyRefused};
+use lockgate_net::link::{LinkError, Purpose};
+use lockgate_runtime::TaskHandle;
+use lockgate_runtime::sync::Arc;
+
+use super::peers::{CONNECT_TIMEOUT, RECONNECT_PAUSE, hello};
+use super::shared::Shared;
+use crate::control::NodeId;
+
+/// A source whose map is behind does not have the slot yet: ask again after this time.
+const RETRY_NS: u64 = 10_000_000;
+
+#[derive(Clone, Copy)]
+struct Want {
+    from: NodeId,
+    generation: Generation,
+    source_generation: Generation,
+}
+
+struct Source {
+    follower: Follower,
+    task: TaskHandle,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A slot that a source refused, as it reached the follower.
+type Refusal = (NodeId, Slot, Generation, WhyRefused);
+
+/// All followers of this node. Lives on core 0.
+pub(crate) struct Receivers {
+    shared: Arc<Shared>,
+    sources: BTreeMap<NodeId, Source>,
+    wants: BTreeMap<Slot, Want>,
+    refusals: Rc<RefCell<Vec<Refusal>>>,
+    retries: BTreeMap<Slot, u64>,
+}
+
+impl Receivers {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            sources: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            refusals: Rc::default(),
+            retries: BTreeMap::new(),
+        }
+    }
+
+    /// Follows `slot` from that node, and from no other.
+    pub fn want(&mut self, from: NodeId, slot: Slot, generation: Generation, source_generation: Generation) {
+        if self.wants.get(&slot).is_some_and(|want| want.from != from) {
+            self.unwant(slot);
+        }
+        self.wants.insert(slot, Want { from, generation, source_generation });
+        self.retries.remove(&slot);
+        match self.source(from) {
+            Some(follower) => follower.follow(slot, generation, source_generation),
+            None => tracing::error!(node = from.0, "the map names a source that it does not know"),
+        }
+    }
+
+    /// Follows `slot` no longer.
+    pub fn unwant(&mut self, slot: Slot) {
+        self.retries.remove(&slot);
+        if let Some(want) = self.wants.remove(&slot)
+            && let Some(source) = self.sources.get(&want.from)
+        {
+            source.follower.unfollow(slot);
+        }
+    }
+
+    /// Whether anything waits for its next try.
+    pub fn is_busy(&self) -> bool {
+        !self.retries.is_empty() || !self.refusals.borrow().is_empty()
+    }
+
+    /// Handles refusals, and retries what is due.
+    pub fn tick(&mut self, now_ns: u64) {
+        for (from, slot, generation, why) in self.refusals.take() {
+            let current = self.wants.get(&slot).is_some_and(|want| (want.from, want.generation) == (from, generation));
+            match why {
+                _ if !current => {}
+                WhyRefused::NotHere => {
+                    self.retries.insert(slot, now_ns + RETRY_NS);
+                }
+                WhyRefused::Diverged | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
+                    tracing::info!(%slot, source = from.0, %why, "slot starts anew");
+                    self.restart(slot);
+                }
+            }
+        }
+        let due = self.retries.extract_if(.., |_, at_ns| *at_ns <= now_ns).map(|(slot, _)| slot);
+        for slot in due.collect::<Vec<_>>() {
+            if let (Some(want), Some(source)) =
+                (self.wants.get(&slot), self.wants.get(&slot).and_then(|want| self.sources.get(&want.from)))
+            {
+                source.follower.follow(slot, want.generation, want.source_generation);
+            }
+        }
+    }
+
+    /// Drops what this node has of a followed slot and copies it anew, in a generation of its own (R14).
+    pub fn restart(&mut self, slot: Slot) {
+        let Some(want) = self.wants.get(&slot).copied() else { return };
+        match self.reopen(slot, want) {
+            Ok(generation) => self.want(want.from, slot, generation, want.source_generation),
+            Err(error) => tracing::error!(%slot, %error, "slot cannot start anew"),
+        }
+    }
+
+    fn reopen(&self, slot: Slot, want: Want) -> Result<Generation, SlotError> {
+        let status = self.shared.engine.slot_status(slot);
+        let gate = if status.gate == Gate::Importing { Gate::Importing } else { Gate::Follower };
+        let generation = want.generation.next_minor();
+        self.shared.engine.open_slot(slot, generation, gate)?;
+        Ok(generation)
+    }
+
+    fn source(&mut self, node: NodeId) -> Option<&Follower> {
+        if !self.sources.contains_key(&node) {
+            self.shared.map.load().as_ref().filter(|map| map.nodes.contains_key(&node))?;
+            let news = News { node, refusals: Rc::clone(&self.refusals) };
+            let follower = Follower::new(self.shared.engine.clone(), Rc::new(news));
+            let task = lockgate_runtime::spawn(keep_linked(Arc::clone(&self.shared), node, follower.clone()));
+            self.sources.insert(node, Source { follower, task });
+        }
+        self.sources.get(&node).map(|source| &source.follower)
+    }
+}
+
+/// Keeps a follower linked to its source, wherever the map says that it is.
+async fn keep_linked(shared: Arc<Shared>, node: NodeId, follower: Follower) {
+    while !shared.stop.is_stopped() {
+        let addr = shared.map.load().as_ref().and_then(|map| map.nodes.get(&node)).map(|info| info.link);
+        if let Some(addr) = addr {
+            let why = follower.run(addr, hello(&shared, Purpose::Bulk), CONNECT_TIMEOUT).await;
+            tracing::info!(source = node.0, %why, "stream from source ended");
+        }
+        lockgate_runtime::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+/// What a follower reports, kept until the driver looks.
+struct News {
+    node: NodeId,
+    refusals: Rc<RefCell<Vec<Refusal>>>,
+}
+
+impl FollowObserver for News {
+    fn refused(&self, slot: Slot, generation: Generation, why: &WhyRefused) {
+        self.refusals.borrow_mut().push((self.node, slot, generation, why.clone()));
+    }
+
+    fn disconnected(&self, _why: &LinkError) {}
+}

@@ -1,0 +1,109 @@
+//! What all cores of a node share: the engine, the published map, acknowledgements, and the way to the driver.
+//!
+//! The driver on core 0 is the only one that changes the map and the gates; everybody else reads what it published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+
+use arc_swap::ArcSwapOption;
+use futures_channel::{mpsc, oneshot};
+use lockgate_engine::log::LogFailed;
+use lockgate_engine::{Engine, Gate, Slot};
+use lockgate_net::Stop;
+use lockgate_runtime::Event;
+use lockgate_runtime::sync::Mutex;
+
+use super::NodeConfig;
+use super::messages::ControlMessage;
+use crate::control::{Attempt, ClusterMap, EntryBody, Incarnation, JobId, NodeId, Outcome};
+use crate::job::Phase;
+use crate::replica::ReplicaAcks;
+
+/// Messages that wait for the driver before links stop reading.
+pub(crate) const INBOX_MESSAGES_MAX: usize = 1_024;
+
+/// What reaches the driver.
+pub(crate) enum Input {
+    /// A node of this cluster said something.
+    Message(NodeId, ControlMessage),
+    /// Propose this, and tell me what became of it once it is applied here.
+    Propose(EntryBody, oneshot::Sender<Outcome>),
+    /// The record of this number has (or has not) reached the disk.
+    Persisted(u64, Result<(), LogFailed>),
+    /// The finals of a barrier are on this node's disk, or never will be under this attempt.
+    FinalsSynced { job: JobId, attempt: Attempt, result: Result<(), FinalsFault> },
+}
+
+/// Why the finals of a freeze cannot be confirmed here.
+#[derive(Clone, Debug)]
+pub(crate) enum FinalsFault {
+    /// This slot's content differs from the source's: it must be copied anew.
+    Mismatch { slot: Slot, why: String },
+    /// Anything else, in words.
+    Other(String),
+}
+
+/// Who this node is in its cluster; known once it has been formed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub cluster: [u8; 16],
+    pub me: Incarnation,
+}
+
+/// One job as its source sees it, for operators.
+#[derive(Clone, Debug)]
+pub struct JobProgress {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Payload bytes in the moving slots.
+    pub bytes_total: u64,
+    /// Bytes of writes that the target has not acknowledged yet, estimated.
+    pub lag_bytes: u64,
+    /// From the beginning of the last freeze to the target's word that it serves; 0 while unknown.
+    pub freeze_to_activate_us: u64,
+    /// Why the last attempt ended; empty if none did.
+    pub last_reason: String,
+}
+
+/// Shared by all cores of a node.
+pub(crate) struct Shared {
+    pub engine: Engine,
+    pub config: NodeConfig,
+    pub link_addr: SocketAddr,
+    pub identity: OnceLock<Identity>,
+    pub map: ArcSwapOption<ClusterMap>,
+    pub map_changed: Event,
+    pub acks: ReplicaAcks,
+    pub progress: Mutex<BTreeMap<JobId, JobProgress>>,
+    pub inbox: mpsc::Sender<Input>,
+    /// The driver's end of the inbox, until a driver takes it: there is never a second one.
+    pub driver_inbox: Mutex<Option<mpsc::Receiver<Input>>>,
+    /// Followers with a stream open here.
+    pub feeds: Mutex<BTreeSet<(NodeId, u64)>>,
+    /// Asks the node to stop.
+    pub stop: Stop,
+    /// The driver has stopped.
+    pub stopped: Stop,
+}
+
+impl Shared {
+    /// Serves nothing any more: every gate that is open closes. Reads of what the disk may not hold would be lies (R19).
+    pub fn step_down(&self) {
+        for slot in Slot::all() {
+            let status = self.engine.slot_status(slot);
+            if matches!(status.gate, Gate::Owned | Gate::Frozen)
+                && let Err(error) = self.engine.follow(slot, status.generation)
+            {
+                tracing::error!(%slot, %error, "gate could not be closed");
+            }
+        }
+        self.stop.stop();
+    }
+
+    /// Hands something to the driver, waiting while it is behind. `false` once the node has stopped.
+    pub async fn tell(&self, input: Input) -> bool {
+        use futures_util::SinkExt;
+        self.inbox.clone().send(input).await.is_ok()
+    }
+}

@@ -1,0 +1,173 @@
+//! Starting a node: bind its links, find its cluster on disk (or wait to be given one), run the driver.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_channel::mpsc;
+use lockgate_engine::Engine;
+use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
+use lockgate_runtime::sync::{Arc, Mutex};
+use lockgate_runtime::{Event, TcpListener};
+
+use super::control_store;
+use super::driver::Driver;
+use super::links::serve_links;
+use super::messages::{AdminReply, AdminRequest, KIND_MESSAGE, decode, parts};
+use super::shared::{INBOX_MESSAGES_MAX, Identity, Shared};
+use super::{Node, NodeConfig};
+use crate::control::Genesis;
+use crate::job::JobLimits;
+use crate::replica::{AckPolicy, ReplicaAcks};
+
+/// Why a node could not start, or could not join a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The link address is taken or not this machine's.
+    #[error("cannot listen for other nodes on {addr}: {error}")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The genesis does not name this node, or is not sound.
+    #[error("{0}")]
+    Genesis(String),
+    /// The control log or the cluster file could not be opened.
+    #[error(transparent)]
+    Store(#[from] control_store::StoreError),
+    /// The node was given a cluster twice at the same moment.
+    #[error("this node is being taken into a cluster already")]
+    Busy,
+}
+
+/// Sets up a [`Node`].
+pub struct NodeBuilder {
+    engine: Engine,
+    link: SocketAddr,
+    config: NodeConfig,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(engine: Engine) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { engine, link: any, config: NodeConfig::new(any) }
+    }
+
+    /// Where other nodes reach this one. Port 0 takes a free one.
+    pub fn link(mut self, addr: SocketAddr) -> Self {
+        self.link = addr;
+        self
+    }
+
+    /// Where clients reach this node: told to them in redirects.
+    pub fn listen(mut self, addr: SocketAddr) -> Self {
+        self.config.listen = addr;
+        self
+    }
+
+    /// What answers wait for.
+    pub fn ack(mut self, policy: AckPolicy) -> Self {
+        self.config.ack = policy;
+        self
+    }
+
+    /// The longest wait for acknowledgements.
+    pub fn ack_timeout(mut self, limit: Duration) -> Self {
+        self.config.ack_timeout = limit;
+        self
+    }
+
+    /// Bounds on finalizing a job.
+    pub fn limits(mut self, limits: JobLimits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Starts the node. Must be awaited on core 0 of the engine's runtime. A node without a cluster serves nothing and
+    /// waits for an administrator's [`AdminRequest::Form`].
+    pub async fn start(self) -> Result<Node, StartError> {
+        let bind_error = |error| StartError::Bind { addr: self.link, error };
+        let listener = TcpListener::bind(self.link).await.map_err(bind_error)?;
+        let link_addr = listener.local_addr();
+        let (inbox, driver_inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
+        let shared = Arc::new(Shared {
+            engine: self.engine,
+            config: self.config,
+            link_addr,
+            identity: OnceLock::new(),
+            map: ArcSwapOption::empty(),
+            map_changed: Event::new(),
+            acks: ReplicaAcks::default(),
+            feeds: Mutex::default(),
+            progress: Mutex::default(),
+            inbox,
+            driver_inbox: Mutex::new(Some(driver_inbox)),
+            stop: lockgate_net::Stop::new(),
+            stopped: lockgate_net::Stop::new(),
+        });
+        if let Some(genesis) = control_store::load_genesis(&shared.engine).await? {
+            run(&shared, genesis).await?;
+        }
+        for core in 1..shared.engine.runtime().cores() {
+            let shared = Arc::clone(&shared);
+            let runtime = shared.engine.runtime().clone();
+            runtime.spawn_on(core, move || async move {
+                match TcpListener::bind(link_addr).await {
+                    Ok(listener) => serve_links(shared, listener).await,
+                    Err(error) => tracing::error!(core, %link_addr, %error, "this core takes no links"),
+                }
+            });
+        }
+        lockgate_runtime::spawn(serve_links(Arc::clone(&shared), listener));
+        Ok(Node { shared })
+    }
+}
+
+/// Makes this node a member of the genesis' cluster: durable first, then the driver starts.
+pub(super) async fn join(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
+    // Checked before anything is written: a genesis that cannot start must not be what the next start finds.
+    control_store::check_genesis(&shared.engine, &genesis).map_err(StartError::Genesis)?;
+    if shared.driver_inbox.lock().is_none() {
+        return Err(StartError::Busy);
+    }
+    control_store::save_genesis(&shared.engine, &genesis).await?;
+    run(shared, genesis).await
+}
+
+/// Opens the control log and starts the driver.
+async fn run(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
+    let cluster = genesis.cluster;
+    let Some(inbox) = shared.driver_inbox.lock().take() else { return Err(StartError::Busy) };
+    let store = control_store::open(&shared.engine, genesis).await?;
+    // Set once: the inbox, which only one caller can take, stands guard.
+    let _ = shared.identity.set(Identity { cluster, me: store.me });
+    shared.map.store(Some(Arc::new(store.map.clone())));
+    let driver = Driver::new(Arc::clone(shared), inbox, store);
+    let shared = Arc::clone(shared);
+    lockgate_runtime::spawn(async move {
+        if let Err(error) = driver.run().await {
+            tracing::error!(%error, "this node has stepped down");
+            shared.step_down();
+        }
+        shared.stopped.stop();
+    });
+    Ok(())
+}
+
+/// Asks the node at `addr` one thing. For tools: the caller is no node.
+pub async fn admin(addr: SocketAddr, request: &AdminRequest, limit: Duration) -> Result<AdminReply, LinkError> {
+    let mine =
+        Hello { cluster: [0; 16], node: 0, directory: [0; 16], boot: 0, purpose: Purpose::Admin, format: FORMAT };
+    let (sender, mut receiver, peer) = Link::connect(addr, mine, limit).await?;
+    sender.send(KIND_MESSAGE, parts(request)).await?;
+    let answer = lockgate_runtime::timeout(limit, receiver.recv()).await;
+    let message = answer.unwrap_or_else(|_| Err(sender.failure().unwrap_or_else(|| timed_out(&sender, limit))))?;
+    decode(&message.payload).or_else(|error| Ok(AdminReply::Refused(format!("node {}: {error}", peer.node))))
+}
+
+fn timed_out(sender: &lockgate_net::link::LinkSender, limit: Duration) -> LinkError {
+    LinkError::HandshakeTimeout { peer: sender.peer_name(), timeout_ms: limit.as_millis() as u64 }
+}

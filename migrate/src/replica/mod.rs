@@ -1,0 +1,7 @@
+//! Following and being followed: what the in-sync replicas have acknowledged, and who counts as in sync.
+
+mod acks;
+mod in_sync;
+
+pub use acks::{AckPolicy, Dependency, ReplicaAcks};
+pub use in_sync::{InSyncChange, InSyncTracker, ReplicaView};

@@ -1,0 +1,371 @@
+//! The messages of slot streams: their bytes. Pure. The tables are in `docs/formats.md`.
+//!
+//! Invariants:
+//! - Decoding checks every length and number before it is used, and allocates by what arrived.
+//! - A *subscription* number names one Subscribe of one follower. Ranges and refusals carry it, so that those of an
+//!   earlier subscription to the same slot, still under way, are told apart: applied, they could leave a gap.
+
+use lockgate_engine::{Generation, RangeHeader, Slot, Term, Version};
+
+/// Follower to feeder: follow these slots from these cursors on.
+pub(super) const KIND_SUBSCRIBE: u8 = 16;
+/// Follower to feeder: follow these slots no more.
+pub(super) const KIND_UNSUBSCRIBE: u8 = 17;
+/// Follower to feeder: how far it has received and synced.
+pub(super) const KIND_ACK: u8 = 18;
+/// Follower to feeder: what it had of these slots when it subscribed is synced.
+pub(super) const KIND_CURSORS_SYNCED: u8 = 19;
+/// Feeder to follower: records.
+pub(super) const KIND_RANGES: u8 = 32;
+/// Feeder to follower: these subscriptions are over.
+pub(super) const KIND_REFUSED: u8 = 33;
+
+const SUBSCRIBE_BYTES: usize = 40;
+const SUBSCRIPTION_BYTES: usize = 8;
+const ACK_BYTES: usize = 16;
+pub(super) const RANGES_HEADER_BYTES: usize = 16;
+pub(super) const RANGE_HEADER_BYTES: usize = 48;
+const REFUSED_BYTES: usize = 16;
+
+/// Why a slot is not (or no longer) followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyRefused {
+    /// The source has no data of that generation, or may not send it to this node.
+    NotHere,
+    /// The receiver has writes that are not in the source's history: the slot must start anew.
+    Diverged,
+    /// The source has discarded deletions that the receiver has not seen: the slot must start anew.
+    BelowFloor,
+    /// The receiver's own engine does not take the slot's ranges; why, in words.
+    Broken(String),
+}
+
+impl std::fmt::Display for WhyRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            WhyRefused::NotHere => f.write_str("the source does not have it"),
+            WhyRefused::Diverged => f.write_str("its writes are not in the source's history"),
+            WhyRefused::BelowFloor => f.write_str("the source has discarded deletions after its cursor"),
+            WhyRefused::Broken(reason) => write!(f, "it cannot be applied: {reason}"),
+        }
+    }
+}
+
+/// A message whose bytes are wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct BadMessage(&'static str);
+
+/// One slot to be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Subscribe {
+    pub(super) slot: Slot,
+    pub(super) subscription: u32,
+    /// The receiver's.
+    pub(super) generation: Generation,
+    pub(super) source_generation: Generation,
+    pub(super) cursor: Version,
+}
+
+/// A subscription by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Subscription {
+    pub(super) slot: Slot,
+    pub(super) subscription: u32,
+}
+
+/// A subscription that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) slot: Slot,
+    pub(super) subscription: u32,
+    pub(super) generation: Generation,
+    pub(super) why: WhyRefused,
+}
+
+/// How far the follower is, as numbers of Ranges messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ack {
+    pub(super) received: u64,
+    pub(super) synced: u64,
+}
+
+/// Whose records follow, and how they are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) slot: Slot,
+    pub(super) subscription: u32,
+    /// The receiver's.
+    pub(super) generation: Generation,
+    pub(super) header: RangeHeader,
+}
+
+/// A received Ranges message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ranges<'a> {
+    pub(super) sequence: u64,
+    pub(super) ranges: Vec<(Range, &'a [u8])>,
+}
+
+pub(super) fn encode_subscribe(entries: &[Subscribe]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * SUBSCRIBE_BYTES);
+    for entry in entries {
+        put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
+        for number in [entry.generation.0, entry.source_generation.0, entry.cursor.term.0, entry.cursor.counter] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+pub(super) fn decode_subscribe(bytes: &[u8]) -> Result<Vec<Subscribe>, BadMessage> {
+    entries::<SUBSCRIBE_BYTES>(bytes)?
+        .map(|entry| {
+            let mut fields = Fields(entry);
+            let (slot, reserved, subscription) = fields.subscription()?;
+            must_be_zero(reserved)?;
+            let generation = Generation(fields.u64()?);
+            let source_generation = Generation(fields.u64()?);
+            let cursor = Version::new(Term(fields.u64()?), fields.u64()?);
+            Ok(Subscribe { slot, subscription, generation, source_generation, cursor })
+        })
+        .collect()
+}
+
+pub(super) fn encode_subscriptions(entries: &[Subscription]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * SUBSCRIPTION_BYTES);
+    entries.iter().for_each(|entry| put_subscription(&mut bytes, entry.slot, 0, entry.subscription));
+    bytes
+}
+
+pub(super) fn decode_subscriptions(bytes: &[u8]) -> Result<Vec<Subscription>, BadMessage> {
+    entries::<SUBSCRIPTION_BYTES>(bytes)?
+        .map(|entry| {
+            let (slot, reserved, subscription) = Fields(entry).subscription()?;
+            must_be_zero(reserved)?;
+            Ok(Subscription { slot, subscription })
+        })
+        .collect()
+}
+
+pub(super) fn encode_ack(ack: Ack) -> Vec<u8> {
+    [ack.received.to_le_bytes(), ack.synced.to_le_bytes()].concat()
+}
+
+pub(super) fn decode_ack(bytes: &[u8]) -> Result<Ack, BadMessage> {
+    if bytes.len() != ACK_BYTES {
+        return Err(BadMessage("an acknowledgement has another length"));
+    }
+    let mut fields = Fields(bytes);
+    Ok(Ack { received: fields.u64()?, synced: fields.u64()? })
+}
+
+pub(super) fn encode_refused(entries: &[Refused]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * REFUSED_BYTES);
+    for entry in entries {
+        let why = match entry.why {
+            WhyRefused::NotHere => 1,
+            WhyRefused::Diverged => 2,
+            WhyRefused::BelowFloor => 3,
+            WhyRefused::Broken(_) => unreachable!("a receiver's own trouble is not sent"),
+        };
+        put_subscription(&mut bytes, entry.slot, why, entry.subscription);
+        bytes.extend_from_slice(&entry.generation.0.to_le_bytes());
+    }
+    bytes
+}
+
+pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
+    entries::<REFUSED_BYTES>(bytes)?
+        .map(|entry| {
+            let mut fields = Fields(entry);
+            let (slot, why, subscription) = fields.subscription()?;
+            let why = match why {
+                1 => WhyRefused::NotHere,
+                2 => WhyRefused::Diverged,
+                3 => WhyRefused::BelowFloor,
+                _ => return Err(BadMessage("a refusal's reason is unknown")),
+            };
+            Ok(Refused { slot, subscription, generation: Generation(fields.u64()?), why })
+        })
+        .collect()
+}
+
+/// The header of a Ranges message.
+pub(super) fn ranges_header(sequence: u64, count: u32) -> [u8; RANGES_HEADER_BYTES] {
+    let mut bytes = [0; RANGES_HEADER_BYTES];
+    bytes[0..8].copy_from_slice(&sequence.to_le_bytes());
+    bytes[8..12].copy_from_slice(&count.to_le_bytes());
+    bytes
+}
+
+/// Appends a range's header; `length` bytes of records must follow.
+pub(super) fn put_range_header(bytes: &mut Vec<u8>, range: &Range, length: usize) {
+    put_subscription(bytes, range.slot, 0, range.subscription);
+    let length = u32::try_from(length).expect("a range is shorter than a message");
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    // The last number is the source's acknowledged watermark (zero: not stated).
+    for number in [range.generation.0, range.header.term.0, range.header.base, 0] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// Takes a Ranges message apart. The records themselves are for the engine to check.
+pub(super) fn decode_ranges(bytes: &[u8]) -> Result<Ranges<'_>, BadMessage> {
+    let mut fields = Fields(bytes);
+    let sequence = fields.u64()?;
+    let count = fields.u32()? as usize;
+    must_be_zero_u32(fields.u32()?)?;
+    if count > fields.0.len() / RANGE_HEADER_BYTES {
+        return Err(BadMessage("it claims more ranges than fit into it"));
+    }
+    let mut ranges = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (slot, flags, subscription) = fields.subscription()?;
+        must_be_zero(flags)?;
+        let length = fields.u32()? as usize;
+        must_be_zero_u32(fields.u32()?)?;
+        let generation = Generation(fields.u64()?);
+        let header = RangeHeader { term: Term(fields.u64()?), base: fields.u64()? };
+        let _acknowledged = fields.u64()?;
+        let records = fields.take(length)?;
+        ranges.push((Range { slot, subscription, generation, header }, records));
+    }
+    if !fields.0.is_empty() {
+        return Err(BadMessage("bytes are left after its last range"));
+    }
+    Ok(Ranges { sequence, ranges })
+}
+
+fn put_subscription(bytes: &mut Vec<u8>, slot: Slot, second: u16, subscription: u32) {
+    bytes.extend_from_slice(&slot.number().to_le_bytes());
+    bytes.extend_from_slice(&second.to_le_bytes());
+    bytes.extend_from_slice(&subscription.to_le_bytes());
+}
+
+fn entries<const N: usize>(bytes: &[u8]) -> Result<impl Iterator<Item = &[u8]>, BadMessage> {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(N) {
+        return Err(BadMessage("its length is not that of whole entries"));
+    }
+    Ok(bytes.chunks_exact(N))
+}
+
+fn must_be_zero(reserved: u16) -> Result<(), BadMessage> {
+    must_be_zero_u32(u32::from(reserved))
+}
+
+fn must_be_zero_u32(reserved: u32) -> Result<(), BadMessage> {
+    if reserved == 0 { Ok(()) } else { Err(BadMessage("reserved bytes are not zero")) }
+}
+
+/// Reads numbers off the front.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], BadMessage> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(BadMessage("it ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadMessage> {
+        Ok(self.take(N)?.try_into().expect("taken by that length"))
+    }
+
+    fn u16(&mut self) -> Result<u16, BadMessage> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, BadMessage> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, BadMessage> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A slot, a number that depends on the message, and a subscription.
+    fn subscription(&mut self) -> Result<(Slot, u16, u32), BadMessage> {
+        let slot = Slot::new(self.u16()?).ok_or(BadMessage("it names a slot that does not exist"))?;
+        Ok((slot, self.u16()?, self.u32()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn slot(number: u16) -> Slot {
+        Slot::new(number).unwrap()
+    }
+
+    #[test]
+    fn messages_come_back() {
+        let subscribes = [1, 16_383].map(|number| Subscribe {
+            slot: slot(number),
+            subscription: 7,
+            generation: Generation::new(3).next_minor(),
+            source_generation: Generation::new(3),
+            cursor: Version::new(Term(9), 10),
+        });
+        assert_eq!(decode_subscribe(&encode_subscribe(&subscribes)).unwrap(), subscribes);
+        let subscriptions = [Subscription { slot: slot(5), subscription: u32::MAX }];
+        assert_eq!(decode_subscriptions(&encode_subscriptions(&subscriptions)).unwrap(), subscriptions);
+        let ack = Ack { received: 9, synced: 8 };
+        assert_eq!(decode_ack(&encode_ack(ack)), Ok(ack));
+        let refused = [WhyRefused::NotHere, WhyRefused::Diverged, WhyRefused::BelowFloor]
+            .map(|why| Refused { slot: slot(2), subscription: 1, generation: Generation::new(1), why });
+        assert_eq!(decode_refused(&encode_refused(&refused)).unwrap(), refused);
+    }
+
+    fn ranges() -> Vec<u8> {
+        let range = |number| Range {
+            slot: slot(number),
+            subscription: 4,
+            generation: Generation::new(2),
+            header: RangeHeader { term: Term(5), base: 6 },
+        };
+        let mut bytes = ranges_header(11, 2).to_vec();
+        put_range_header(&mut bytes, &range(1), 4);
+        bytes.extend_from_slice(b"abcd");
+        put_range_header(&mut bytes, &range(2), 0);
+        bytes
+    }
+
+    #[test]
+    fn ranges_come_back_and_nothing_else_does() {
+        let bytes = ranges();
+        let decoded = decode_ranges(&bytes).unwrap();
+        assert_eq!((decoded.sequence, decoded.ranges.len()), (11, 2));
+        assert_eq!((decoded.ranges[0].0.slot, decoded.ranges[0].1), (slot(1), &b"abcd"[..]));
+        for cut in 0..bytes.len() {
+            assert!(decode_ranges(&bytes[..cut]).is_err(), "cut to {cut} bytes");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(decode_ranges(&longer).is_err());
+        let mut many = bytes;
+        many[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(decode_ranges(&many), Err(BadMessage("it claims more ranges than fit into it")));
+    }
+
+    #[test]
+    fn wrong_entries_are_refused() {
+        assert!(decode_subscribe(&[]).is_err() && decode_subscribe(&[0; 39]).is_err());
+        assert!(decode_subscriptions(&[0xff; 8]).is_err(), "no such slot");
+        assert!(decode_subscriptions(&[0, 0, 1, 0, 0, 0, 0, 0]).is_err(), "reserved");
+        assert!(decode_refused(&[0; 16]).is_err(), "no such reason");
+        assert!(decode_ack(&[0; 15]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (decode_subscribe(&bytes), decode_subscriptions(&bytes), decode_ack(&bytes));
+            let _ = (decode_refused(&bytes), decode_ranges(&bytes));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Files, on the current core's disk: the machine's, or a simulated one.
+//!
+//! Invariant: a buffer that is handed to an operation belongs to it until the operation is complete, also when the
+//! future is dropped before; a write whose future is dropped may still happen.
+
+use std::io;
+use std::path::Path;
+
+use crate::buf::IoBuf;
+use crate::context;
+use crate::executor::Backend;
+use crate::sim::SimFile;
+use crate::uring::UringFile;
+
+/// How a file is opened. All false by default; set the fields, or chain the methods of the same names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Reads are allowed.
+    pub read: bool,
+    /// Writes are allowed.
+    pub write: bool,
+    /// The file is created when it does not exist.
+    pub create: bool,
+    /// The file must not exist and is created.
+    pub create_new: bool,
+    /// The file is emptied.
+    pub truncate: bool,
+    /// An exclusive lock is taken on the file and held until the last handle is dropped. When somebody else has it,
+    /// opening fails with [`io::ErrorKind::WouldBlock`].
+    pub exclusive_lock: bool,
+}
+
+impl OpenOptions {
+    /// All false.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// See [`OpenOptions::read`](#structfield.read).
+    pub fn read(mut self, yes: bool) -> Self {
+        self.read = yes;
+        self
+    }
+
+    /// See [`OpenOptions::write`](#structfield.write).
+    pub fn write(mut self, yes: bool) -> Self {
+        self.write = yes;
+        self
+    }
+
+    /// See [`OpenOptions::create`](#structfield.create).
+    pub fn create(mut self, yes: bool) -> Self {
+        self.create = yes;
+        self
+    }
+
+    /// See [`OpenOptions::create_new`](#structfield.create_new).
+    pub fn create_new(mut self, yes: bool) -> Self {
+        self.create_new = yes;
+        self
+    }
+
+    /// See [`OpenOptions::truncate`](#structfield.truncate).
+    pub fn truncate(mut self, yes: bool) -> Self {
+        self.truncate = yes;
+        self
+    }
+
+    /// See [`OpenOptions::exclusive_lock`](#structfield.exclusive_lock).
+    pub fn exclusive_lock(mut self, yes: bool) -> Self {
+        self.exclusive_lock = yes;
+        self
+    }
+}
+
+/// An open file. Cheap to clone; the clones share one descriptor, which is closed with the last of them.
+#[derive(Debug, Clone)]
+pub struct File(Imp);
+
+#[derive(Debug, Clone)]
+enum Imp {
+    Uring(UringFile),
+    Sim(SimFile),
+}
+
+impl File {
+    /// Opens the file at `path`.
+    pub async fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
+        let core = context::expect("File::open");
+        match &core.backend {
+            Backend::Uring(ring) => Ok(File(Imp::Uring(UringFile::open(ring, path, options).await?))),
+            Backend::Sim(port) => Ok(File(Imp::Sim(SimFile::open(port, path, options).await?))),
+        }
+    }
+
+    /// Reads into the whole of `buf` (its length, not its capacity) from `offset`. Returns fewer bytes only at the
+    /// end of the file.
+    pub async fn read_at(&self, buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
+        match &self.0 {
+            Imp::Uring(file) => file.read_at(buf, offset).await,
+            Imp::Sim(file) => file.read_at(buf, offset).await,
+        }
+    }
+
+    /// Writes all of `buf` at `offset`.
+    pub async fn write_all_at<B: IoBuf>(&self, buf: B, offset: u64) -> (io::Result<()>, B) {
+        match &self.0 {
+            Imp::Uring(file) => file.write_all_at(buf, offset).await,
+            Imp::Sim(file) => file.write_all_at(buf, offset).await,
+        }
+    }
+
+    /// Makes the bytes that were written before this call durable (and what is needed to read them again). An error
+    /// is final: what was written since the last success may be lost, and must not be written to this file again.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        match &self.0 {
+            Imp::Uring(file) => file.sync_data().await,
+            Imp::Sim(file) => file.sync_data().await,
+        }
+    }
+
+    /// The file's length.
+    pub async fn len(&self) -> io::Result<u64> {
+        match &self.0 {
+            Imp::Uring(file) => file.len(),
+            Imp::Sim(file) => file.len(),
+        }
+    }
+
+    /// Whether the file's length is zero.
+    pub async fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len().await? == 0)
+    }
+}

@@ -1,0 +1,51 @@
+//! Running one future on a foreign thread, by parking it.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use crate::context;
+use crate::error::OnCoreThread;
+
+/// Wakes a parked thread. Thread parking is std's and not part of any model, hence std's atomics.
+struct Unpark {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.thread.unpark();
+        }
+    }
+}
+
+/// Runs `future` to its end on the calling thread, which must be a foreign one (not a core's).
+///
+/// The future may use what is woken across threads ([`crate::Event`], [`crate::Watermark`]); files, sockets and timers
+/// belong to cores and are not available.
+pub fn block_on_foreign<F: Future>(future: F) -> Result<F::Output, OnCoreThread> {
+    if context::is_core_thread() {
+        return Err(OnCoreThread);
+    }
+    let unpark = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(false) });
+    let waker = Waker::from(unpark.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return Ok(output);
+        }
+        while !unpark.woken.swap(false, Ordering::AcqRel) {
+            std::thread::park();
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `lockgate demo`: a whole cluster of this binary's processes on one machine, verifying clients, and slots that move.
+//!
+//! From the bottom: [`data`] is what is loaded, [`oracle`] judges what clients are told, [`tally`] counts what it finds,
+//! [`load`] are the clients, [`probe`] measures gaps on moving slots, [`check`] compares everything at the end,
+//! [`disk`] measures the disk alone, [`report`] is the outcome. None of these knows how nodes are started or how jobs run.
+
+pub mod check;
+pub mod data;
+pub mod disk;
+pub mod load;
+pub mod oracle;
+pub mod probe;
+pub mod report;
+pub mod tally;
+
+use crate::cli::DemoArgs;
+use crate::error::CommandError;
+
+/// Runs the demo; the exit code is [`report::Report::exit_code`]'s.
+pub fn run(args: &DemoArgs) -> Result<u8, CommandError> {
+    let data = match &args.data {
+        Some(path) => data::DataSet::read(path)?,
+        None => data::DataSet::sample(),
+    };
+    tracing::debug!(keys = data.len(), bytes = data.bytes(), "demo");
+    Err(CommandError::NotWired("demo"))
+}

@@ -1,0 +1,11 @@
+//! The Lockgate server and command-line tool, as a library: the model for other servers built on the engine.
+//!
+//! [`client`] talks to nodes from outside and [`demo`] runs a whole cluster and verifies it; [`serve`] and [`cluster`]
+//! are the other subcommands; [`cli`] parses what [`error`] may complain about.
+
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod demo;
+pub mod error;
+pub mod serve;

@@ -1,0 +1,32 @@
+//! The `lockgate` binary: parses the command line and calls the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lockgate::cli::{Cli, CliCommand, ClusterCommand};
+use lockgate::error::CommandError;
+use lockgate::{cluster, demo, serve};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // LOCKGATE_LOG takes the directives of tracing-subscriber, such as `debug` or `lockgate_migrate=trace`.
+    let filter = EnvFilter::try_from_env("LOCKGATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs a subcommand; the exit code that it asks for.
+fn run(cli: Cli) -> Result<u8, CommandError> {
+    match cli.command {
+        CliCommand::Serve(args) => serve::run(&args).map(|()| 0),
+        CliCommand::Cluster(ClusterCommand::Create(args)) => cluster::create(&args).map(|()| 0),
+        CliCommand::Cluster(ClusterCommand::Status(args)) => cluster::status(&args).map(|()| 0),
+        CliCommand::Demo(args) => demo::run(&args),
+    }
+}
