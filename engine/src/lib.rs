@@ -66,7 +66,7 @@ pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM};
 pub use stats::{CoreStats, EngineStats};
 pub use stream::{SlotStream, StreamRange};
 pub use types::{
-    Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot, SlotStatus, Term,
-    VALUE_BYTES_MAX, Version,
+    Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,
+    SlotStatus, Term, VALUE_BYTES_MAX, Version,
 };
 pub use value::{Read, Receipt, Update, Value};

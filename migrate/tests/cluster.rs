@@ -50,7 +50,8 @@ async fn slots_move_while_written(runtimes: Vec<Runtime>, dirs: Vec<PathBuf>) {
             for turn in 0..MOVES {
                 let (from, to) = if turn % 2 == 0 { (0, 2) } else { (2, 0) };
                 let source = &machines[from].node;
-                let job = source.migrate(ShardId(to as u32 / 2 + 1), vec![moving]).await.expect("the job starts");
+                let job =
+                    source.migrate(ShardId(to as u32 / 2 + 1), vec![moving]).await.expect("the job starts");
                 let state = ended(source, job).await;
                 assert!(matches!(state, JobState::Activated { .. }), "job {turn}: {state:?}");
             }
@@ -82,7 +83,9 @@ fn slots_move_in_simulated_time() {
 fn slots_move_on_the_ring() {
     common::log_to_stderr();
     let folder = tempfile::tempdir().expect("a folder");
-    let runtimes: Vec<Runtime> = (0..4).map(|_| Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("io_uring")).collect();
+    let runtimes: Vec<Runtime> = (0..4)
+        .map(|_| Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("io_uring"))
+        .collect();
     let dirs = (1..=4).map(|n| folder.path().join(n.to_string())).collect();
     let client = Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("io_uring");
     client.block_on(0, move || slots_move_while_written(runtimes, dirs));

@@ -69,6 +69,9 @@ pub struct ServeArgs {
     /// When a write is acknowledged
     #[arg(long, value_enum, default_value_t = Ack::Written)]
     pub ack: Ack,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
 }
 
 /// The options of `lockgate cluster create`.

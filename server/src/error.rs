@@ -25,12 +25,34 @@ pub enum CommandError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// This build has no such part.
-    #[error("{0} is not wired yet")]
-    NotWired(&'static str),
+    /// The node cannot start, or had to stop.
+    #[error("{0}")]
+    Serve(String),
+    /// A cluster could not be made, or not be asked.
+    #[error("{0}")]
+    Cluster(String),
+    /// The demo was stopped before it had come to a result.
+    #[error("interrupted: everything was torn down, nothing was verified")]
+    Interrupted,
+    /// The demo could not go on.
+    #[error("{0}")]
+    Demo(String),
 }
 
 impl CommandError {
+    pub(crate) fn serve(error: impl std::error::Error) -> CommandError {
+        CommandError::Serve(error.to_string())
+    }
+
+    pub(crate) fn cluster(error: impl std::error::Error) -> CommandError {
+        CommandError::Cluster(error.to_string())
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> CommandError {
+        let what = what.into();
+        move |source| CommandError::Io { what, source }
+    }
+
     /// The process' exit code: 2 for usage, as clap has it, 3 for the rest. 1 means that a demo found a violation.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -207,7 +207,8 @@ impl JobMachine {
         if self.phase == Phase::Streaming && progress.copied {
             self.enter(Phase::CatchingUp, now_ns);
         }
-        let ready = progress.connected && progress.copied && progress.drain_ns() <= self.limits.drain_budget_ns;
+        let ready =
+            progress.connected && progress.copied && progress.drain_ns() <= self.limits.drain_budget_ns;
         if self.phase == Phase::CatchingUp && ready && !self.aborting {
             self.enter(Phase::Freezing, now_ns);
             commands.push(Command::Freeze(self.attempt));
@@ -218,7 +219,8 @@ impl JobMachine {
         let waited_ns = now_ns.saturating_sub(self.phase_since_ns);
         match self.phase {
             Phase::Freezing | Phase::Barrier if waited_ns > self.limits.freeze_ns_max => {
-                let why = format!("the barrier did not pass within {} ms", self.limits.freeze_ns_max / 1_000_000);
+                let why =
+                    format!("the barrier did not pass within {} ms", self.limits.freeze_ns_max / 1_000_000);
                 self.give_up(why, now_ns, commands);
             }
             Phase::Voting if now_ns.saturating_sub(self.vote_sent_ns) > self.limits.vote_repeat_ns => {
@@ -230,7 +232,8 @@ impl JobMachine {
                 if lost_ns > self.limits.target_lost_ns_max && !self.aborting {
                     self.aborting = true;
                     let lost_s = lost_ns / 1_000_000_000;
-                    commands.push(Command::Abort(format!("the target has had no stream open for {lost_s} s")));
+                    commands
+                        .push(Command::Abort(format!("the target has had no stream open for {lost_s} s")));
                 }
             }
             _ => {}
@@ -255,7 +258,8 @@ impl JobMachine {
                 if self.attempts > self.limits.attempts_max && !self.aborting {
                     self.aborting = true;
                     let (tries, why) = (self.attempts - 1, &self.last_reason);
-                    commands.push(Command::Abort(format!("{tries} attempts failed, the last one because {why}")));
+                    commands
+                        .push(Command::Abort(format!("{tries} attempts failed, the last one because {why}")));
                 }
             }
             JobState::Committed { .. } => self.enter(Phase::Committed, now_ns),
@@ -313,7 +317,10 @@ mod tests {
     #[test]
     fn a_straight_run_freezes_votes_and_ends() {
         let mut machine = voting();
-        assert_eq!(step(&mut machine, Event::Map(JobState::Committed { index: 9, term: Term(5) }, Attempt(1)), 4), []);
+        assert_eq!(
+            step(&mut machine, Event::Map(JobState::Committed { index: 9, term: Term(5) }, Attempt(1)), 4),
+            []
+        );
         assert_eq!(machine.phase(), Phase::Committed);
         assert_eq!(step(&mut machine, Event::Map(JobState::Activated { index: 10 }, Attempt(1)), 5), []);
         assert_eq!(machine.phase(), Phase::Over);
@@ -335,9 +342,17 @@ mod tests {
         let mut machine = voting();
         assert_eq!(step(&mut machine, Event::Map(JobState::Active, Attempt(7)), 4), [Command::Thaw]);
         assert_eq!((machine.phase(), machine.attempt()), (Phase::CatchingUp, Attempt(7)));
-        assert_eq!(step(&mut machine, Event::BarrierPassed(Attempt(1)), 5), [], "evidence of a consumed attempt");
+        assert_eq!(
+            step(&mut machine, Event::BarrierPassed(Attempt(1)), 5),
+            [],
+            "evidence of a consumed attempt"
+        );
         assert_eq!(step(&mut machine, ready(), 6), [Command::Freeze(Attempt(7))]);
-        assert_eq!(step(&mut machine, Event::BarrierPassed(Attempt(7)), 7), [], "before the freeze was confirmed");
+        assert_eq!(
+            step(&mut machine, Event::BarrierPassed(Attempt(7)), 7),
+            [],
+            "before the freeze was confirmed"
+        );
         assert_eq!(step(&mut machine, Event::Frozen(Attempt(7)), 8), []);
         assert_eq!(step(&mut machine, Event::BarrierPassed(Attempt(1)), 9), []);
         assert_eq!(step(&mut machine, Event::BarrierPassed(Attempt(7)), 10), [Command::Vote(Attempt(7))]);
@@ -359,7 +374,10 @@ mod tests {
 
     #[test]
     fn a_cancel_or_a_failure_that_is_applied_thaws() {
-        for state in [JobState::Cancelled { why: "asked for".into() }, JobState::Failed { why: "source shard 1 failed over".into() }] {
+        for state in [
+            JobState::Cancelled { why: "asked for".into() },
+            JobState::Failed { why: "source shard 1 failed over".into() },
+        ] {
             let mut machine = voting();
             assert_eq!(step(&mut machine, Event::Map(state, Attempt(1)), 4), [Command::Thaw]);
             assert_eq!(machine.phase(), Phase::Over);
@@ -370,7 +388,13 @@ mod tests {
     #[test]
     fn a_long_tail_does_not_freeze() {
         let mut machine = JobMachine::new(Attempt(1), JobLimits::default(), 0);
-        let long = Progress { copied: true, connected: true, lag_bytes: 64 << 20, lag_records: 1, drain_bytes_per_s: 1 };
+        let long = Progress {
+            copied: true,
+            connected: true,
+            lag_bytes: 64 << 20,
+            lag_records: 1,
+            drain_bytes_per_s: 1,
+        };
         assert_eq!(step(&mut machine, Event::Progress(long), 1), []);
         assert_eq!(machine.phase(), Phase::CatchingUp);
         let fast = Progress { drain_bytes_per_s: 64 << 30, ..long };

@@ -13,7 +13,9 @@ use super::driver::Driver;
 use super::messages::ControlMessage;
 use super::receivers::Receivers;
 use super::shared::Shared;
-use crate::control::{ClusterMap, EntryBody, Incarnation, JobId, JobState, RaftEntry, decode_entry, slots_of};
+use crate::control::{
+    ClusterMap, EntryBody, Incarnation, JobId, JobState, RaftEntry, decode_entry, slots_of,
+};
 
 /// Slots whose data is dropped before the core does something else.
 const DROPS_PER_STEP: usize = 32;
@@ -31,10 +33,16 @@ impl Touched {
         match body {
             EntryBody::AddNode(_) | EntryBody::RemoveNode { .. } | EntryBody::SetInSync { .. } => {}
             // Rare, and they change what many slots rest on.
-            EntryBody::CreateShard { .. } | EntryBody::Restarted { .. } | EntryBody::Failover { .. } => self.all = true,
-            EntryBody::AssignSlots { ranges, .. } | EntryBody::StartJob { ranges, .. } => self.slots.extend(slots_of(ranges)),
+            EntryBody::CreateShard { .. } | EntryBody::Restarted { .. } | EntryBody::Failover { .. } => {
+                self.all = true
+            }
+            EntryBody::AssignSlots { ranges, .. } | EntryBody::StartJob { ranges, .. } => {
+                self.slots.extend(slots_of(ranges))
+            }
             EntryBody::CommitJobs(jobs) => self.jobs.extend(jobs.iter().map(|evidence| evidence.job)),
-            EntryBody::EndAttempt { job, .. } | EntryBody::AbortJob { job, .. } | EntryBody::Activated { job } => {
+            EntryBody::EndAttempt { job, .. }
+            | EntryBody::AbortJob { job, .. }
+            | EntryBody::Activated { job } => {
                 self.jobs.insert(*job);
             }
         }
@@ -72,7 +80,9 @@ impl Driver {
                     touched.note(&entry.body);
                 }
                 // The same bytes are refused by every node alike: the maps stay equal.
-                Err(error) => tracing::error!(index, %error, "an entry of the control log cannot be read; it has no effect"),
+                Err(error) => {
+                    tracing::error!(index, %error, "an entry of the control log cannot be read; it has no effect")
+                }
             }
         }
         let committed_here = self.newly_committed(&touched);
@@ -162,7 +172,13 @@ impl Reconciler {
     }
 
     /// Works through `slots`.
-    pub fn reconcile(&mut self, map: &ClusterMap, slots: &[Slot], released: &BTreeSet<JobId>, receivers: &mut Receivers) {
+    pub fn reconcile(
+        &mut self,
+        map: &ClusterMap,
+        slots: &[Slot],
+        released: &BTreeSet<JobId>,
+        receivers: &mut Receivers,
+    ) {
         let view = View::new(map, &self.me);
         for &slot in slots {
             let status = self.shared.engine.slot_status(slot);
@@ -234,7 +250,13 @@ impl Reconciler {
 
     /// Makes sure that the slot is held under this generation, unserved, behind `gate`; returns the generation with
     /// this node's own count of restarts.
-    fn hold(&self, slot: Slot, wanted: Generation, status: &SlotStatus, gate: Gate) -> Result<Generation, SlotError> {
+    fn hold(
+        &self,
+        slot: Slot,
+        wanted: Generation,
+        status: &SlotStatus,
+        gate: Gate,
+    ) -> Result<Generation, SlotError> {
         let engine = &self.shared.engine;
         if status.gate == Gate::Absent || !status.generation.same_major(wanted) {
             engine.open_slot(slot, wanted, gate)?;

@@ -10,8 +10,8 @@ use lockgate_runtime::fs;
 
 use super::driver::DriverError;
 use crate::control::{
-    ClusterMap, CodecError, Genesis, Incarnation, NodeId, Persist, RaftConfig, RaftCore, RaftError, Replay, decode_genesis,
-    encode_genesis, encode_persist,
+    ClusterMap, CodecError, Genesis, Incarnation, NodeId, Persist, RaftConfig, RaftCore, RaftError, Replay,
+    decode_genesis, encode_genesis, encode_persist,
 };
 
 /// Name of the control log beside the cores' logs.
@@ -81,7 +81,8 @@ pub(crate) async fn load_genesis(engine: &Engine) -> Result<Option<Genesis>, Sto
         return Ok(None);
     }
     let bytes = fs::read(&path).await.map_err(|error| StoreError::Io { path: path.clone(), error })?;
-    let genesis = decode_genesis(&bytes).map_err(|error| StoreError::Damaged { path, why: error.to_string() })?;
+    let genesis =
+        decode_genesis(&bytes).map_err(|error| StoreError::Damaged { path, why: error.to_string() })?;
     Ok(Some(genesis))
 }
 
@@ -96,7 +97,8 @@ pub(crate) fn check_genesis(engine: &Engine, genesis: &Genesis) -> Result<NodeId
     let directory = engine.boot().directory_id;
     ClusterMap::genesis(genesis.clone()).map_err(|error| error.to_string())?;
     let mine = genesis.nodes.iter().find(|info| info.incarnation.directory == directory);
-    mine.map(|info| info.incarnation.node).ok_or_else(|| "the genesis does not name this node's data directory".into())
+    mine.map(|info| info.incarnation.node)
+        .ok_or_else(|| "the genesis does not name this node's data directory".into())
 }
 
 /// Recovers the control log and restores consensus from it.

@@ -99,7 +99,9 @@ impl<'a> View<'a> {
                     Desired::AwaitRelease { generation, job: pending.job }
                 }
                 (Role::Primary(_), _) => Desired::Own { generation, term: owner.term },
-                (Role::Replica(_), _) => Desired::Follow { generation, from: primary, source_generation: generation },
+                (Role::Replica(_), _) => {
+                    Desired::Follow { generation, from: primary, source_generation: generation }
+                }
                 _ => Desired::Wait,
             };
         }

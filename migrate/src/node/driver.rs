@@ -30,7 +30,10 @@ use super::replicas::Replicas;
 use super::shared::{FinalsFault, Input, Shared};
 use super::source::{Errand, SourceJobs};
 use super::target::TargetJobs;
-use crate::control::{Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore, RaftMessage, ShardId, decode_entry, decode_message, encode_message};
+use crate::control::{
+    Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore,
+    RaftMessage, ShardId, decode_entry, decode_message, encode_message,
+};
 use crate::job::SlotFinal;
 
 /// The consensus clock. An election begins after 10-20 ticks without a leader.
@@ -46,7 +49,9 @@ const INPUTS_PER_TURN: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// The control log failed; the node has stepped down.
-    #[error("the control log failed, this node no longer votes or serves; restart it once the disk is sound: {0}")]
+    #[error(
+        "the control log failed, this node no longer votes or serves; restart it once the disk is sound: {0}"
+    )]
     Log(#[from] lockgate_engine::log::LogFailed),
     /// The control log is full of entries that were not written yet.
     #[error("the control log cannot take more: {0}")]
@@ -139,7 +144,9 @@ impl Driver {
     async fn next_input(&mut self, deadline_ns: u64) -> Option<Input> {
         let wait = Duration::from_nanos(deadline_ns.saturating_sub(lockgate_runtime::now_ns()));
         let stop = self.shared.stop.clone();
-        let interrupted = pin!(async { select(pin!(lockgate_runtime::sleep(wait)), pin!(stop.stopped())).await; });
+        let interrupted = pin!(async {
+            select(pin!(lockgate_runtime::sleep(wait)), pin!(stop.stopped())).await;
+        });
         match select(self.inbox.next(), interrupted).await {
             Either::Left((input, _)) => input,
             Either::Right(_) => None,
@@ -164,7 +171,9 @@ impl Driver {
         match message {
             ControlMessage::Raft(bytes) => {
                 let stepped = decode_message(&bytes).map_err(|error| error.to_string());
-                if let Err(error) = stepped.and_then(|message| self.raft.step(message).map_err(|error| error.to_string())) {
+                if let Err(error) =
+                    stepped.and_then(|message| self.raft.step(message).map_err(|error| error.to_string()))
+                {
                     tracing::warn!(peer = from.0, %error, "message of the control log refused");
                 }
             }
@@ -181,11 +190,13 @@ impl Driver {
                 self.tell_opt(report);
             }
             ControlMessage::BarrierPassed { job, attempt, synced } => {
-                let errands = self.source.barrier(&self.shared, &self.map, from, (job, attempt), Ok(synced), now_ns);
+                let errands =
+                    self.source.barrier(&self.shared, &self.map, from, (job, attempt), Ok(synced), now_ns);
                 self.run_errands(errands);
             }
             ControlMessage::BarrierFailed { job, attempt, why } => {
-                let errands = self.source.barrier(&self.shared, &self.map, from, (job, attempt), Err(why), now_ns);
+                let errands =
+                    self.source.barrier(&self.shared, &self.map, from, (job, attempt), Err(why), now_ns);
                 self.run_errands(errands);
             }
             ControlMessage::ReleaseAsk { job } => {
@@ -205,9 +216,15 @@ impl Driver {
 
     /// The finals of a freeze: sync them here, and let this shard's replicas do the same if this node leads it.
     fn on_barrier(&mut self, from: NodeId, id: JobId, attempt: Attempt, finals: Vec<SlotFinal>) {
-        let Some(job) = self.map.jobs.get(&id).filter(|job| job.attempt == attempt && job.state == JobState::Active) else {
+        let Some(job) =
+            self.map.jobs.get(&id).filter(|job| job.attempt == attempt && job.state == JobState::Active)
+        else {
             // This node's map may be behind, or the message late. The source repeats under a new attempt if it must.
-            tracing::debug!(job = id.0, attempt = attempt.0, "barrier for an attempt that this map does not show");
+            tracing::debug!(
+                job = id.0,
+                attempt = attempt.0,
+                "barrier for an attempt that this map does not show"
+            );
             return;
         };
         if finals.iter().any(|last| last.slot >= lockgate_engine::SLOTS) {
@@ -323,7 +340,8 @@ impl Driver {
             }
             return;
         }
-        let led = self.map.shards.iter().find(|(_, s)| s.primary.node == self.me.node && s.primary != self.me);
+        let led =
+            self.map.shards.iter().find(|(_, s)| s.primary.node == self.me.node && s.primary != self.me);
         if let Some((&shard, state)) = led
             && !self.proposals.any(|body| matches!(body, EntryBody::Failover { .. }))
         {
@@ -389,7 +407,8 @@ impl Driver {
 
     /// The log is synced in order: with one record all earlier ones are kept too.
     fn on_persisted(&mut self, number: u64) {
-        for unpersisted in self.unpersisted.iter_mut().take_while(|unpersisted| unpersisted.number <= number) {
+        for unpersisted in self.unpersisted.iter_mut().take_while(|unpersisted| unpersisted.number <= number)
+        {
             unpersisted.kept = true;
         }
         self.release_kept();
@@ -407,7 +426,9 @@ impl Driver {
         for message in messages {
             match encode_message(&message) {
                 Ok(bytes) => self.tell(message.to, ControlMessage::Raft(bytes)),
-                Err(error) => tracing::error!(to = message.to.0, %error, "message of the control log cannot be sent"),
+                Err(error) => {
+                    tracing::error!(to = message.to.0, %error, "message of the control log cannot be sent")
+                }
             }
         }
     }

@@ -19,15 +19,21 @@ pub(crate) async fn sync_finals(
     generation: Generation,
     finals: Vec<SlotFinal>,
 ) {
-    let waited = lockgate_runtime::timeout(ARRIVAL_TIMEOUT, hold_finals(&shared.engine, generation, &finals)).await;
+    let waited =
+        lockgate_runtime::timeout(ARRIVAL_TIMEOUT, hold_finals(&shared.engine, generation, &finals)).await;
     let result = waited.unwrap_or_else(|_| {
-        let behind = finals.iter().filter(|last| !arrived(&shared.engine.slot_status(slot_of(last)), last)).count();
+        let behind =
+            finals.iter().filter(|last| !arrived(&shared.engine.slot_status(slot_of(last)), last)).count();
         Err(FinalsFault::Other(format!("{behind} of {} slots lack their last frame", finals.len())))
     });
     shared.tell(Input::FinalsSynced { job, attempt, result }).await;
 }
 
-async fn hold_finals(engine: &Engine, generation: Generation, finals: &[SlotFinal]) -> Result<(), FinalsFault> {
+async fn hold_finals(
+    engine: &Engine,
+    generation: Generation,
+    finals: &[SlotFinal],
+) -> Result<(), FinalsFault> {
     let mut ends: Vec<Option<LogTicket>> = vec![None; engine.runtime().cores()];
     for last in finals {
         let slot = slot_of(last);

@@ -4,14 +4,16 @@ use std::rc::Rc;
 
 use lockgate_engine::{Generation, Slot, Version};
 use lockgate_net::link::stream::{FeedObserver, Feeder};
-use lockgate_net::link::{Hello, LinkError, LinkReceiver, LinkSender, Purpose, Refusal, RefusalReason, accept_links};
+use lockgate_net::link::{
+    Hello, LinkError, LinkReceiver, LinkSender, Purpose, Refusal, RefusalReason, accept_links,
+};
 use lockgate_runtime::TcpListener;
 use lockgate_runtime::sync::Arc;
 
+use super::Node;
 use super::messages::{AdminReply, AdminRequest, ControlMessage, KIND_MESSAGE, NodeIdentity, decode, parts};
 use super::peers::hello;
 use super::shared::{Input, Shared};
-use super::Node;
 use crate::control::{ClusterMap, Genesis, JobState, NodeId};
 
 /// Serves inbound links on this core until the node stops.
@@ -48,7 +50,10 @@ fn admit(shared: &Shared, peer: &Hello) -> Result<Hello, Refusal> {
         return Err(Refusal::new(RefusalReason::StaleIncarnation, words));
     }
     if peer.boot < known.boot {
-        let words = format!("node {} speaks for boot {}, the cluster knows boot {}", peer.node, peer.boot, known.boot);
+        let words = format!(
+            "node {} speaks for boot {}, the cluster knows boot {}",
+            peer.node, peer.boot, known.boot
+        );
         return Err(Refusal::new(RefusalReason::StaleIncarnation, words));
     }
     Ok(mine)
@@ -121,7 +126,9 @@ impl FeedObserver for Feeds {
 
 /// Replicas may follow all that their shard has or imports; a job's target may follow the job's slots.
 fn may_follow(map: &ClusterMap, me: NodeId, peer: NodeId, slot: Slot) -> bool {
-    let Some((&mine, shard)) = map.shards.iter().find(|(_, shard)| shard.primary.node == me) else { return false };
+    let Some((&mine, shard)) = map.shards.iter().find(|(_, shard)| shard.primary.node == me) else {
+        return false;
+    };
     if shard.replicas.contains(&peer) {
         return true;
     }
@@ -133,7 +140,11 @@ fn may_follow(map: &ClusterMap, me: NodeId, peer: NodeId, slot: Slot) -> bool {
     })
 }
 
-async fn answer(shared: &Arc<Shared>, sender: &LinkSender, mut receiver: LinkReceiver) -> Result<(), LinkError> {
+async fn answer(
+    shared: &Arc<Shared>,
+    sender: &LinkSender,
+    mut receiver: LinkReceiver,
+) -> Result<(), LinkError> {
     loop {
         let message = receiver.recv().await?;
         let reply = match decode::<AdminRequest>(&message.payload) {
@@ -158,7 +169,10 @@ async fn reply(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
 fn identify(shared: &Shared) -> NodeIdentity {
     let boot = shared.engine.boot();
     let served = Slot::all().filter(|&slot| {
-        matches!(shared.engine.slot_status(slot).gate, lockgate_engine::Gate::Owned | lockgate_engine::Gate::Frozen)
+        matches!(
+            shared.engine.slot_status(slot).gate,
+            lockgate_engine::Gate::Owned | lockgate_engine::Gate::Frozen
+        )
     });
     NodeIdentity {
         directory: boot.directory_id,
@@ -177,7 +191,9 @@ async fn form(shared: &Arc<Shared>, genesis: Genesis) -> AdminReply {
         if identity.cluster == genesis.cluster {
             return AdminReply::Formed;
         }
-        return AdminReply::Refused("this node belongs to another cluster already; give it an empty data directory".into());
+        return AdminReply::Refused(
+            "this node belongs to another cluster already; give it an empty data directory".into(),
+        );
     }
     match super::start::join(shared, genesis).await {
         Ok(()) => AdminReply::Formed,

@@ -42,7 +42,7 @@ pub use shared::JobProgress;
 pub use start::{NodeBuilder, StartError, admin};
 pub use status::{JobStatus, MemberStatus, NodeStatus, ShardStatus};
 
-use crate::control::{ClusterMap, EntryBody, JobId, Name, NodeId, Outcome, Effect, ShardId, SlotRange};
+use crate::control::{ClusterMap, Effect, EntryBody, JobId, Name, NodeId, Outcome, ShardId, SlotRange};
 use crate::job::JobLimits;
 use crate::replica::{AckPolicy, Dependency};
 use shared::{Input, Shared};
@@ -62,7 +62,12 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     fn new(listen: SocketAddr) -> Self {
-        Self { listen, ack: AckPolicy::default(), ack_timeout: Duration::from_secs(5), limits: JobLimits::default() }
+        Self {
+            listen,
+            ack: AckPolicy::default(),
+            ack_timeout: Duration::from_secs(5),
+            limits: JobLimits::default(),
+        }
     }
 }
 
@@ -85,7 +90,9 @@ pub struct Synced {
 #[derive(Debug, thiserror::Error)]
 pub enum AckError {
     /// The replicas have not answered in time: the write may or may not survive.
-    #[error("the write is applied here, but the in-sync replicas did not acknowledge it within {0:?}; its outcome is unknown")]
+    #[error(
+        "the write is applied here, but the in-sync replicas did not acknowledge it within {0:?}; its outcome is unknown"
+    )]
     Timeout(Duration),
     /// This node's log failed.
     #[error(transparent)]
@@ -172,7 +179,13 @@ impl Node {
 
     /// Waits until `dependencies` are synced: here if `local`, and at every in-sync replica if `policy` says so. Past
     /// `limit` it tells what has been reached.
-    pub async fn synced(&self, dependencies: &[Dependency], local: bool, policy: AckPolicy, limit: Duration) -> Result<Synced, AckError> {
+    pub async fn synced(
+        &self,
+        dependencies: &[Dependency],
+        local: bool,
+        policy: AckPolicy,
+        limit: Duration,
+    ) -> Result<Synced, AckError> {
         let (shared, mut reached) = (&self.shared, Synced::default());
         let wait = async {
             if local {

@@ -92,13 +92,15 @@ async fn converse(
     first: Rc<ControlMessage>,
     outbox: &mut mpsc::Receiver<Rc<ControlMessage>>,
 ) -> Result<(), LinkError> {
-    let (sender, _receiver, _peer) = Link::connect(addr, hello(shared, Purpose::Control), CONNECT_TIMEOUT).await?;
+    let (sender, mut receiver, _) =
+        Link::connect(addr, hello(shared, Purpose::Control), CONNECT_TIMEOUT).await?;
     let mut next = Some(first);
     while let Some(message) = next {
         sender.send(KIND_MESSAGE, parts(&*message)).await?;
-        next = match select(outbox.next(), pin!(sender.closed())).await {
+        // The other end says nothing on this link; listening tells when it has gone.
+        next = match select(outbox.next(), pin!(receiver.recv())).await {
             Either::Left((message, _)) => message,
-            Either::Right((reason, _)) => return Err(reason),
+            Either::Right((heard, _)) => heard.map(|_| None)?,
         };
     }
     Ok(())

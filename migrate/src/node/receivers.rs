@@ -91,7 +91,8 @@ impl Receivers {
     /// Handles refusals, and retries what is due.
     pub fn tick(&mut self, now_ns: u64) {
         for (from, slot, generation, why) in self.refusals.take() {
-            let current = self.wants.get(&slot).is_some_and(|want| (want.from, want.generation) == (from, generation));
+            let current =
+                self.wants.get(&slot).is_some_and(|want| (want.from, want.generation) == (from, generation));
             match why {
                 _ if !current => {}
                 WhyRefused::NotHere => {

@@ -39,7 +39,8 @@ impl Replicas {
         }
         self.next_look_ns = now_ns + LOOK_NS;
         let shard = &map.shards[&id];
-        let views: Vec<ReplicaView> = shard.replicas.iter().filter_map(|&node| self.view(shared, map, id, node)).collect();
+        let views: Vec<ReplicaView> =
+            shard.replicas.iter().filter_map(|&node| self.view(shared, map, id, node)).collect();
         let mut in_sync: BTreeMap<NodeId, u64> = shard.in_sync.clone();
         let mut changed = false;
         for change in self.tracker.look(&views, undecided, now_ns) {
@@ -69,9 +70,12 @@ impl Replicas {
         let connected = shared.feeds.lock().contains(&(node, boot));
         let in_sync = map.shards[&id].in_sync.get(&node) == Some(&boot);
         let mut caught_up = false;
-        if let (Some(goal), Some(received)) = (self.goals.get_mut(&node), shared.acks.received_by(node, boot)) {
+        if let (Some(goal), Some(received)) = (self.goals.get_mut(&node), shared.acks.received_by(node, boot))
+        {
             // Slots that left meanwhile are no longer this replica's to reach.
-            goal.retain(|&(slot, counter)| received(slot) < counter && is_fed(shared.engine.slot_status(slot).gate));
+            goal.retain(|&(slot, counter)| {
+                received(slot) < counter && is_fed(shared.engine.slot_status(slot).gate)
+            });
             caught_up = goal.is_empty();
         }
         Some(ReplicaView { node, boot, connected, in_sync, caught_up })
@@ -81,7 +85,10 @@ impl Replicas {
 /// Every slot that replicas of this shard follow, with the counter that it has now.
 fn goal(shared: &Shared) -> Vec<(Slot, u64)> {
     let statuses = Slot::all().map(|slot| (slot, shared.engine.slot_status(slot)));
-    statuses.filter(|(_, status)| is_fed(status.gate)).map(|(slot, status)| (slot, status.version.counter)).collect()
+    statuses
+        .filter(|(_, status)| is_fed(status.gate))
+        .map(|(slot, status)| (slot, status.version.counter))
+        .collect()
 }
 
 /// In-sync covers the shard's importing slots too (R11).

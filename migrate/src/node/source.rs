@@ -11,7 +11,10 @@ use lockgate_engine::{Engine, Gate, Slot};
 
 use super::messages::ControlMessage;
 use super::shared::{JobProgress, Shared};
-use crate::control::{Attempt, ClusterMap, EntryBody, Evidence, Job, REASON_BYTES_MAX, JobId, JobState, NodeId, ShardId, SlotEvidence, slots_of};
+use crate::control::{
+    Attempt, ClusterMap, EntryBody, Evidence, Job, JobId, JobState, NodeId, REASON_BYTES_MAX, ShardId,
+    SlotEvidence, slots_of,
+};
 use crate::job::{Command, Event, JobMachine, Phase, Progress, SlotFinal};
 
 /// One job that this node drives.
@@ -83,17 +86,27 @@ impl SourceJobs {
     }
 
     /// Tells each machine what the applied map says of its job.
-    pub fn map_changed(&mut self, shared: &Shared, map: &ClusterMap, mine: Option<ShardId>, now_ns: u64) -> Vec<Errand> {
+    pub fn map_changed(
+        &mut self,
+        shared: &Shared,
+        map: &ClusterMap,
+        mine: Option<ShardId>,
+        now_ns: u64,
+    ) -> Vec<Errand> {
         let mut errands = Vec::new();
         for (&id, known) in &mut self.jobs {
             let Some(job) = map.jobs.get(&id).filter(|job| Some(job.source) == mine) else { continue };
-            if matches!(job.state, JobState::Activated { .. }) && known.activated_us == 0 && known.frozen_ns != 0 {
+            if matches!(job.state, JobState::Activated { .. })
+                && known.activated_us == 0
+                && known.frozen_ns != 0
+            {
                 known.activated_us = now_ns.saturating_sub(known.frozen_ns) / 1_000;
             }
             known.take(id, Event::Map(job.state.clone(), job.attempt), shared, map, now_ns, &mut errands);
         }
         // A job that the map has forgotten, or whose shard this node no longer leads, is nobody's here.
-        let orphans = self.jobs.extract_if(.., |id, _| !map.jobs.get(id).is_some_and(|job| Some(job.source) == mine));
+        let orphans =
+            self.jobs.extract_if(.., |id, _| !map.jobs.get(id).is_some_and(|job| Some(job.source) == mine));
         for (_, job) in orphans.collect::<Vec<_>>() {
             job.thaw(&shared.engine);
         }
@@ -130,7 +143,9 @@ impl SourceJobs {
         let event = match result {
             Ok(synced) => {
                 // The evidence is completed once, under the attempt that gathered it.
-                if let Some(commit) = job.commit.as_mut().filter(|c| c.attempt == attempt && c.synced.is_empty()) {
+                if let Some(commit) =
+                    job.commit.as_mut().filter(|c| c.attempt == attempt && c.synced.is_empty())
+                {
                     commit.synced = synced;
                 }
                 Event::BarrierPassed(attempt)
@@ -180,7 +195,15 @@ impl SourceJob {
         }
     }
 
-    fn take(&mut self, id: JobId, event: Event, shared: &Shared, map: &ClusterMap, now_ns: u64, errands: &mut Vec<Errand>) {
+    fn take(
+        &mut self,
+        id: JobId,
+        event: Event,
+        shared: &Shared,
+        map: &ClusterMap,
+        now_ns: u64,
+        errands: &mut Vec<Errand>,
+    ) {
         let mut commands = Vec::new();
         self.machine.on(event, now_ns, &mut commands);
         for command in commands {
@@ -189,7 +212,9 @@ impl SourceJob {
                 Command::Thaw => self.thaw(&shared.engine),
                 Command::Vote(attempt) => {
                     let commit = self.commit.as_ref().filter(|commit| commit.attempt == attempt);
-                    errands.push(Errand::Vote(commit.expect("a vote follows its own freeze and barrier").clone()));
+                    errands.push(Errand::Vote(
+                        commit.expect("a vote follows its own freeze and barrier").clone(),
+                    ));
                 }
                 Command::EndAttempt(attempt, mut why) => {
                     why.truncate(why.floor_char_boundary(REASON_BYTES_MAX));
@@ -206,7 +231,15 @@ impl SourceJob {
     }
 
     /// Freezes every slot, gathers the finals, and starts the barrier at the target.
-    fn freeze(&mut self, id: JobId, attempt: Attempt, shared: &Shared, map: &ClusterMap, now_ns: u64, errands: &mut Vec<Errand>) {
+    fn freeze(
+        &mut self,
+        id: JobId,
+        attempt: Attempt,
+        shared: &Shared,
+        map: &ClusterMap,
+        now_ns: u64,
+        errands: &mut Vec<Errand>,
+    ) {
         self.frozen_ns = now_ns;
         self.finals.clear();
         self.commit = None;
@@ -241,7 +274,10 @@ impl SourceJob {
             synced: Vec::new(),
             target_in_sync_version: map.shards[&job.target].in_sync_version,
         });
-        errands.push(Errand::Tell(self.target, ControlMessage::Barrier { job: id, attempt, finals: self.finals.clone() }));
+        errands.push(Errand::Tell(
+            self.target,
+            ControlMessage::Barrier { job: id, attempt, finals: self.finals.clone() },
+        ));
         self.take(id, Event::Frozen(attempt), shared, map, now_ns, errands);
     }
 

@@ -158,13 +158,24 @@ async fn run(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
 }
 
 /// Asks the node at `addr` one thing. For tools: the caller is no node.
-pub async fn admin(addr: SocketAddr, request: &AdminRequest, limit: Duration) -> Result<AdminReply, LinkError> {
-    let mine =
-        Hello { cluster: [0; 16], node: 0, directory: [0; 16], boot: 0, purpose: Purpose::Admin, format: FORMAT };
+pub async fn admin(
+    addr: SocketAddr,
+    request: &AdminRequest,
+    limit: Duration,
+) -> Result<AdminReply, LinkError> {
+    let mine = Hello {
+        cluster: [0; 16],
+        node: 0,
+        directory: [0; 16],
+        boot: 0,
+        purpose: Purpose::Admin,
+        format: FORMAT,
+    };
     let (sender, mut receiver, peer) = Link::connect(addr, mine, limit).await?;
     sender.send(KIND_MESSAGE, parts(request)).await?;
     let answer = lockgate_runtime::timeout(limit, receiver.recv()).await;
-    let message = answer.unwrap_or_else(|_| Err(sender.failure().unwrap_or_else(|| timed_out(&sender, limit))))?;
+    let message =
+        answer.unwrap_or_else(|_| Err(sender.failure().unwrap_or_else(|| timed_out(&sender, limit))))?;
     decode(&message.payload).or_else(|error| Ok(AdminReply::Refused(format!("node {}: {error}", peer.node))))
 }
 

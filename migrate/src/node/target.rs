@@ -37,7 +37,14 @@ impl TargetJobs {
 
     /// A member has synced the finals. Returns the message to the source once the barrier has passed.
     #[must_use]
-    pub fn synced(&mut self, map: &ClusterMap, id: JobId, attempt: Attempt, node: NodeId, boot: u64) -> Option<(NodeId, ControlMessage)> {
+    pub fn synced(
+        &mut self,
+        map: &ClusterMap,
+        id: JobId,
+        attempt: Attempt,
+        node: NodeId,
+        boot: u64,
+    ) -> Option<(NodeId, ControlMessage)> {
         let job = map.jobs.get(&id).filter(|job| job.attempt == attempt && job.state == JobState::Active)?;
         let barrier = self.barriers.get_mut(&id).filter(|b| b.attempt == attempt && !b.reported)?;
         barrier.acks.synced(node, boot);
@@ -72,7 +79,9 @@ impl TargetJobs {
     /// Releases to ask for: committed jobs of this shard without one, each with the node whose word it takes.
     pub fn outstanding(&self, map: &ClusterMap, mine: Option<ShardId>) -> Vec<(NodeId, JobId)> {
         let committed = map.jobs.values().filter(|job| {
-            Some(job.target) == mine && matches!(job.state, JobState::Committed { .. }) && !self.released.contains(&job.id)
+            Some(job.target) == mine
+                && matches!(job.state, JobState::Committed { .. })
+                && !self.released.contains(&job.id)
         });
         committed.filter_map(|job| Some((map.shards.get(&job.source)?.primary.node, job.id))).collect()
     }

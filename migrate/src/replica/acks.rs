@@ -168,7 +168,12 @@ impl ReplicaAcks {
     }
 
     /// Waits until every dependency may be answered. It has no deadline of its own: the caller bounds it.
-    pub async fn wait(&self, engine: &Engine, dependencies: &[Dependency], policy: AckPolicy) -> Result<(), LogFailed> {
+    pub async fn wait(
+        &self,
+        engine: &Engine,
+        dependencies: &[Dependency],
+        policy: AckPolicy,
+    ) -> Result<(), LogFailed> {
         let alone = self.required.lock().is_empty();
         for dependency in dependencies {
             if alone || policy == AckPolicy::InSyncSynced {
@@ -241,7 +246,11 @@ mod tests {
 
     fn dependency(slot: u16, term: u64, counter: u64) -> Dependency {
         let version = Version { term: Term(term), counter };
-        Dependency { slot: Slot::new(slot).unwrap(), version, ticket: LogTicket { core: 0, position: LogPosition(0) } }
+        Dependency {
+            slot: Slot::new(slot).unwrap(),
+            version,
+            ticket: LogTicket { core: 0, position: LogPosition(0) },
+        }
     }
 
     fn ack(acks: &ReplicaAcks, node: u32, boot: u64, received: u64, synced: u64) {

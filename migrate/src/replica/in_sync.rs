@@ -57,7 +57,8 @@ impl InSyncTracker {
     pub fn look(&mut self, replicas: &[ReplicaView], proposed: bool, now_ns: u64) -> Vec<InSyncChange> {
         let mut changes = Vec::new();
         self.joining.retain(|node, boot| {
-            let keep = replicas.iter().any(|r| r.node == *node && r.boot == *boot && r.connected && !r.in_sync);
+            let keep =
+                replicas.iter().any(|r| r.node == *node && r.boot == *boot && r.connected && !r.in_sync);
             // An undecided entry may still take it in: answers wait until it is decided.
             let keep = keep || (proposed && !replicas.iter().any(|r| r.node == *node && r.in_sync));
             if !keep {
@@ -71,7 +72,13 @@ impl InSyncTracker {
         changes
     }
 
-    fn look_at(&mut self, replica: &ReplicaView, proposed: bool, now_ns: u64, changes: &mut Vec<InSyncChange>) {
+    fn look_at(
+        &mut self,
+        replica: &ReplicaView,
+        proposed: bool,
+        now_ns: u64,
+        changes: &mut Vec<InSyncChange>,
+    ) {
         let ReplicaView { node, boot, connected, in_sync, caught_up } = *replica;
         if connected {
             self.lost_since_ns.remove(&node);
@@ -107,7 +114,11 @@ mod tests {
     fn a_replica_joins_after_answers_began_to_wait_for_it() {
         let mut tracker = InSyncTracker::default();
         let begin = [InSyncChange::BeginJoin(NodeId(2), 3)];
-        assert_eq!(tracker.look(&view(true, false, true), false, 0), begin, "caught up, but nobody waited yet");
+        assert_eq!(
+            tracker.look(&view(true, false, true), false, 0),
+            begin,
+            "caught up, but nobody waited yet"
+        );
         assert_eq!(tracker.look(&view(true, false, false), false, 1), []);
         assert_eq!(tracker.look(&view(true, false, true), false, 2), [InSyncChange::Add(NodeId(2), 3)]);
         assert_eq!(tracker.look(&view(true, false, true), true, 3), [], "already proposed");
@@ -130,6 +141,9 @@ mod tests {
         assert_eq!(tracker.look(&view(true, true, true), false, S / 2), []);
         assert_eq!(tracker.look(&view(false, true, false), false, S), []);
         assert_eq!(tracker.look(&view(false, true, false), false, 2 * S), []);
-        assert_eq!(tracker.look(&view(false, true, false), false, 2 * S + 1), [InSyncChange::Remove(NodeId(2))]);
+        assert_eq!(
+            tracker.look(&view(false, true, false), false, 2 * S + 1),
+            [InSyncChange::Remove(NodeId(2))]
+        );
     }
 }

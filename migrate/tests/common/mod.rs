@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use lockgate_engine::{Engine, Slot};
-use lockgate_migrate::control::{ClusterMap, Genesis, GenesisShard, Incarnation, JobId, JobState, Name, NodeId, NodeInfo, ShardId, SlotRange};
+use lockgate_migrate::control::{
+    ClusterMap, Genesis, GenesisShard, Incarnation, JobId, JobState, Name, NodeId, NodeInfo, ShardId,
+    SlotRange,
+};
 use lockgate_migrate::node::{AdminReply, AdminRequest, admin};
 use lockgate_migrate::{Node, OpError};
 use lockgate_runtime::Runtime;
@@ -24,7 +27,12 @@ pub async fn start(runtime: Runtime, dir: PathBuf, link: SocketAddr) -> Machine 
     let (tell, started) = oneshot::channel();
     let (rt, path) = (runtime.clone(), dir);
     runtime.spawn_on(0, move || async move {
-        let engine = Engine::builder(&path).clustered(true).log_file_bytes(1 << 20).open_on(&rt).await.expect("engine opens");
+        let engine = Engine::builder(&path)
+            .clustered(true)
+            .log_file_bytes(1 << 20)
+            .open_on(&rt)
+            .await
+            .expect("engine opens");
         let node = Node::builder(engine).link(link).listen(link).start().await.expect("node starts");
         tell.send(node).ok().expect("somebody waits");
     });
@@ -36,7 +44,9 @@ pub async fn start(runtime: Runtime, dir: PathBuf, link: SocketAddr) -> Machine 
 pub async fn form(machines: &[Machine]) {
     let mut nodes = Vec::new();
     for (index, machine) in machines.iter().enumerate() {
-        let AdminReply::Identity(identity) = ask(machine, AdminRequest::Identify).await else { panic!("not an identity") };
+        let AdminReply::Identity(identity) = ask(machine, AdminRequest::Identify).await else {
+            panic!("not an identity")
+        };
         let id = NodeId(index as u32 + 1);
         nodes.push(NodeInfo {
             name: Name([index as u8 + 1; 20]),

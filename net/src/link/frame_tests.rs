@@ -52,7 +52,10 @@ fn lengths_are_refused_from_the_header_alone() {
     assert_eq!(error.to_string(), "frame 0 claims 262145 bytes, the limit is 262144");
 
     let header = FrameEncoder::new().header(1, false, std::iter::once(&[0u8; 65][..]));
-    assert!(matches!(FrameDecoder::with_limit(64).decode(&header), Err(FrameError::FrameTooLong { limit: 64, .. })));
+    assert!(matches!(
+        FrameDecoder::with_limit(64).decode(&header),
+        Err(FrameError::FrameTooLong { limit: 64, .. })
+    ));
 }
 
 #[test]
@@ -75,7 +78,10 @@ fn gaps_repeats_and_mixed_messages_are_refused() {
     let mut bytes = frames(&mut encoder, 20, b"abcdef", 4).swap_remove(0);
     encoder.sequence = 1;
     bytes.extend(encoder.whole(21, b"other"));
-    assert_eq!(decode_all(&mut FrameDecoder::new(), &bytes), Err(FrameError::Fragment { sequence: 1, kind: 21 }));
+    assert_eq!(
+        decode_all(&mut FrameDecoder::new(), &bytes),
+        Err(FrameError::Fragment { sequence: 1, kind: 21 })
+    );
 
     let endless = FrameEncoder::new().header(20, true, std::iter::empty());
     assert_eq!(FrameDecoder::new().decode(&endless), Err(FrameError::Fragment { sequence: 0, kind: 20 }));

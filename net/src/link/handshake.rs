@@ -99,7 +99,8 @@ impl Hello {
         if format != FORMAT {
             return Err(HelloError::Format(format));
         }
-        let bytes: &[u8; HELLO_BYTES] = bytes.try_into().map_err(|_| HelloError::Damaged("its length is wrong"))?;
+        let bytes: &[u8; HELLO_BYTES] =
+            bytes.try_into().map_err(|_| HelloError::Damaged("its length is wrong"))?;
         if bytes[7] != 0 || bytes[12..16] != [0; 4] {
             return Err(HelloError::Damaged("reserved bytes are not zero"));
         }
@@ -128,7 +129,9 @@ impl fmt::Display for HelloError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HelloError::NotOurs => f.write_str("its first message does not begin as a link does"),
-            HelloError::Format(format) => write!(f, "it speaks format {format}, this node speaks format {FORMAT}"),
+            HelloError::Format(format) => {
+                write!(f, "it speaks format {format}, this node speaks format {FORMAT}")
+            }
             HelloError::Damaged(what) => write!(f, "its hello is damaged: {what}"),
         }
     }
@@ -226,7 +229,8 @@ impl Refusal {
         let code = u16::from_le_bytes([header[6], header[7]]);
         let reason = RefusalReason::ALL.into_iter().find(|reason| reason.code() == code);
         // What a stranger sends ends up in this node's own log: one line of it, without control characters.
-        let words = String::from_utf8_lossy(words).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let words =
+            String::from_utf8_lossy(words).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         Some(Self { reason: reason.unwrap_or(RefusalReason::Other), words })
     }
 }
@@ -265,7 +269,11 @@ mod tests {
         }
         let mut other = bytes.clone();
         other[4] = 9;
-        assert_eq!(Hello::decode(&other[..6]), Err(HelloError::Format(9)), "known before the rest is looked at");
+        assert_eq!(
+            Hello::decode(&other[..6]),
+            Err(HelloError::Format(9)),
+            "known before the rest is looked at"
+        );
         other[0] = b'*';
         assert_eq!(Hello::decode(&other), Err(HelloError::NotOurs));
         let mut other = bytes;

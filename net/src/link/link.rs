@@ -141,7 +141,8 @@ impl Handshake {
         let refused = |refusal| LinkError::RefusedHere { peer: self.peer, refusal };
         mine.check_cluster(&hello).map_err(refused)?;
         if hello.purpose != mine.purpose {
-            let words = format!("purpose mismatch: {:?} was asked for, {:?} answered", mine.purpose, hello.purpose);
+            let words =
+                format!("purpose mismatch: {:?} was asked for, {:?} answered", mine.purpose, hello.purpose);
             return Err(refused(Refusal::new(RefusalReason::Purpose, words)));
         }
         Ok(hello)

@@ -18,7 +18,8 @@ pub mod stream;
 pub use accept::{HANDSHAKES_MAX, accept_links};
 pub use error::{LinkError, Peer};
 pub use frame::{
-    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameDecoder, FrameEncoder, FrameError, MESSAGE_BYTES_MAX, Message, Step,
+    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameDecoder, FrameEncoder, FrameError, MESSAGE_BYTES_MAX, Message,
+    Step,
 };
 pub use handshake::{FORMAT, HELLO_BYTES, Hello, KIND_USER_MIN, Purpose, Refusal, RefusalReason};
 pub use link::{HANDSHAKE_TIMEOUT, Link};

@@ -17,7 +17,10 @@ pub(super) struct Piece {
 impl Piece {
     /// Panics if the range is not within the buffer.
     pub(super) fn new(whole: Rc<dyn IoBuf>, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= whole.as_slice().len(), "a piece lies within its whole");
+        assert!(
+            range.start <= range.end && range.end <= whole.as_slice().len(),
+            "a piece lies within its whole"
+        );
         Self { whole, range }
     }
 }

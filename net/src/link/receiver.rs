@@ -58,7 +58,11 @@ impl LinkReceiver {
         match self.reader.buffered() {
             Ok(Some(message)) if message.kind < KIND_USER_MIN => {
                 let reason = "this kind belongs to the handshake, which is over".to_owned();
-                Err(self.shared.fail(LinkError::Message { peer: self.shared.peer, kind: message.kind, reason }))
+                Err(self.shared.fail(LinkError::Message {
+                    peer: self.shared.peer,
+                    kind: message.kind,
+                    reason,
+                }))
             }
             Ok(message) => Ok(message),
             Err(error) => Err(self.fail(error)),

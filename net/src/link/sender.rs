@@ -415,7 +415,10 @@ impl Writer {
         // Nobody is left to close the link if the peer has stopped reading.
         match timeout(DRAIN_TIMEOUT, self.write.send(&self.shared.stream)).await {
             Ok(sent) => sent,
-            Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "what was queued did not leave in time")),
+            Err(_) => Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "what was queued did not leave in time",
+            )),
         }
     }
 }

@@ -227,7 +227,11 @@ impl Parser {
         self.is_inline = true;
         inline::split(line, &mut self.unquoted, &mut self.ranges)?;
         let consumed = end + 1;
-        Ok(if self.ranges.is_empty() { Progress::Empty { consumed } } else { Progress::Complete { consumed } })
+        Ok(if self.ranges.is_empty() {
+            Progress::Empty { consumed }
+        } else {
+            Progress::Complete { consumed }
+        })
     }
 
     fn multibulk(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {

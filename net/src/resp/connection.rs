@@ -172,7 +172,10 @@ impl<S: Service> Connection<S> {
     /// left for large requests.
     fn make_room(&mut self, total: usize) -> bool {
         let length = self.input.len();
-        if self.input.capacity() > INPUT_BYTES_SMALL && length <= INPUT_BYTES_SMALL && total <= INPUT_BYTES_SMALL {
+        if self.input.capacity() > INPUT_BYTES_SMALL
+            && length <= INPUT_BYTES_SMALL
+            && total <= INPUT_BYTES_SMALL
+        {
             self.input.shrink_to(INPUT_BYTES_SMALL);
         }
         let capacity = self.input.capacity();
@@ -221,7 +224,9 @@ pub(super) async fn linger(stream: &TcpStream) {
         let mut drained = 0;
         let mut buffer = Vec::with_capacity(INPUT_BYTES_SMALL);
         while drained < LINGER_BYTES_MAX {
-            let Ok((received, mut returned)) = timeout(LINGER_IDLE, stream.recv(buffer)).await else { return };
+            let Ok((received, mut returned)) = timeout(LINGER_IDLE, stream.recv(buffer)).await else {
+                return;
+            };
             match received {
                 Ok(0) | Err(_) => return,
                 Ok(count) => drained += count,

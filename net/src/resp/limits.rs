@@ -66,7 +66,9 @@ impl Limits {
 /// Adds `amount` unless that would exceed `max`. Only the count itself matters, so relaxed order is enough.
 fn take(count: &AtomicUsize, amount: usize, max: usize) -> bool {
     count
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| now.checked_add(amount).filter(|sum| *sum <= max))
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            now.checked_add(amount).filter(|sum| *sum <= max)
+        })
         .is_ok()
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::future::join;
 use lockgate_net::Stop;
 use lockgate_net::link::{
-    FORMAT, FrameEncoder, FrameError, HELLO_BYTES, Hello, Link, LinkError, LinkReceiver, LinkSender, Purpose, Refusal,
-    RefusalReason, SEND_QUEUE_BYTES_MAX, accept_links,
+    FORMAT, FrameEncoder, FrameError, HELLO_BYTES, Hello, Link, LinkError, LinkReceiver, LinkSender, Purpose,
+    Refusal, RefusalReason, SEND_QUEUE_BYTES_MAX, accept_links,
 };
 use lockgate_runtime::{IoBuf, TcpStream, spawn, timeout};
 
@@ -204,7 +204,10 @@ fn refusals_are_typed_and_in_words_at_both_ends() {
         let decide = |peer: &Hello| here.check_cluster(peer).map(|()| here.clone());
         let (connected, accepted) = handshake(stranger.clone(), decide).await;
         let (by_peer, refusal) = refusal_of(connected);
-        assert!(by_peer && refusal.words.starts_with("cluster mismatch: this node belongs to 0707"), "{refusal}");
+        assert!(
+            by_peer && refusal.words.starts_with("cluster mismatch: this node belongs to 0707"),
+            "{refusal}"
+        );
         assert_eq!(refusal.reason, RefusalReason::ClusterMismatch);
         assert_eq!(refusal_of(accepted), (false, refusal));
 
@@ -248,7 +251,9 @@ fn what_is_not_a_handshake_is_named() {
         let mut other_format = vec![0; HELLO_BYTES];
         other_format[..6].copy_from_slice(b"LGLK\x63\0");
         let (answer, error) = raw_peer(FrameEncoder::new().whole(1, &other_format), limit).await;
-        assert!(matches!(&error, LinkError::RefusedHere { refusal, .. } if refusal.reason == RefusalReason::FormatMismatch));
+        assert!(
+            matches!(&error, LinkError::RefusedHere { refusal, .. } if refusal.reason == RefusalReason::FormatMismatch)
+        );
         let words = format!("format mismatch: this node speaks format {FORMAT}, the peer format 99");
         assert!(answer.ends_with(words.as_bytes()), "{}", answer.escape_ascii());
 
@@ -260,7 +265,10 @@ fn what_is_not_a_handshake_is_named() {
         assert!(matches!(error, LinkError::Handshake { .. }), "{error}");
         // A frame that no handshake needs is refused by its length.
         let (_, error) = raw_peer(FrameEncoder::new().whole(1, &[0; 2000]), limit).await;
-        assert!(matches!(error, LinkError::Frame { error: FrameError::FrameTooLong { limit: 1024, .. }, .. }));
+        assert!(matches!(
+            error,
+            LinkError::Frame { error: FrameError::FrameTooLong { limit: 1024, .. }, .. }
+        ));
         let (_, error) = raw_peer(b"LG".to_vec(), limit).await;
         assert!(matches!(error, LinkError::HandshakeTimeout { timeout_ms: 200, .. }), "{error}");
     });
@@ -271,7 +279,8 @@ fn nobody_there_is_an_error_in_words() {
     on_both_backends(|| async {
         let (closed, addr) = listener().await;
         drop(closed);
-        let error = within(Link::connect(addr, hello(1, Purpose::Bulk), PATIENCE)).await.map(drop).unwrap_err();
+        let error =
+            within(Link::connect(addr, hello(1, Purpose::Bulk), PATIENCE)).await.map(drop).unwrap_err();
         assert!(error.to_string().starts_with(&format!("no connection to {addr}: ")), "{error}");
         let (_silent, addr) = listener().await;
         let limit = Duration::from_millis(100);
@@ -341,9 +350,11 @@ fn damage_on_the_way_ends_the_link_with_the_peers_name() {
 fn accepted_links_are_handed_over_until_the_stop() {
     on_both_backends(|| async {
         let (listener, addr) = listener().await;
-        let (stop, ended, links) = (Stop::new(), Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
+        let (stop, ended, links) =
+            (Stop::new(), Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
         let made = links.clone();
-        let decide = |peer: &Hello| hello(2, peer.purpose).check_cluster(peer).map(|()| hello(2, peer.purpose));
+        let decide =
+            |peer: &Hello| hello(2, peer.purpose).check_cluster(peer).map(|()| hello(2, peer.purpose));
         let accepting = accept_links(listener, stop.clone(), decide, move |sender, receiver, peer| {
             made.borrow_mut().push((sender, receiver, peer));
         });

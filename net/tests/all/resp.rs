@@ -115,7 +115,8 @@ impl Server {
 }
 
 fn set(key: &str, value: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), value.len()).into_bytes();
+    let mut bytes =
+        format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), value.len()).into_bytes();
     bytes.extend_from_slice(value);
     bytes.extend_from_slice(b"\r\n");
     bytes
@@ -127,7 +128,9 @@ fn a_pipeline_is_executed_in_order_and_settled_once() {
         let server = Server::start(Limits::default()).await;
         let stream = server.connect().await;
         let mut pipeline = set("k", b"v1");
-        pipeline.extend_from_slice(b"GET k\r\n*2\r\n$3\r\nget\r\n$1\r\nx\r\n\r\nSET k \"v 2\"\r\nGET k\r\nNOPE\r\nCOUNT\r\n");
+        pipeline.extend_from_slice(
+            b"GET k\r\n*2\r\n$3\r\nget\r\n$1\r\nx\r\n\r\nSET k \"v 2\"\r\nGET k\r\nNOPE\r\nCOUNT\r\n",
+        );
         let answer = "+OK\r\n$2\r\nv1\r\n$-1\r\n+OK\r\n$3\r\nv 2\r\n-ERR unknown command\r\n:7\r\n";
         server.exchange(&stream, &pipeline, answer).await;
         server.exchange(&stream, b"QUIT\r\nCOUNT\r\n", "+OK\r\n").await;
@@ -166,7 +169,10 @@ fn malformed_input_is_answered_in_words_and_the_server_goes_on() {
             assert_eq!(server.last_words(input).await, format!("-ERR Protocol error: {error}\r\n"));
         }
         // What came before the damage is executed.
-        assert_eq!(server.last_words(b"SET a b\r\n*1\r\n!").await, "+OK\r\n-ERR Protocol error: expected '$', got '!'\r\n");
+        assert_eq!(
+            server.last_words(b"SET a b\r\n*1\r\n!").await,
+            "+OK\r\n-ERR Protocol error: expected '$', got '!'\r\n"
+        );
         let stream = server.connect().await;
         server.exchange(&stream, b"GET a\r\n", "$1\r\nb\r\n").await;
         drop(stream);

@@ -28,7 +28,14 @@ struct Fed {
 }
 
 impl FeedObserver for Fed {
-    fn acknowledged(&self, peer: &Hello, slot: Slot, generation: Generation, received: Version, synced: Version) {
+    fn acknowledged(
+        &self,
+        peer: &Hello,
+        slot: Slot,
+        generation: Generation,
+        received: Version,
+        synced: Version,
+    ) {
         assert_eq!((peer.node, generation), (2, SOURCE_GENERATION));
         assert!(synced <= received);
         self.acknowledged.borrow_mut().insert(slot, (received, synced));
@@ -97,7 +104,8 @@ impl Two {
         let (listener, addr) = listener().await;
         let (fed, stop, links) = (Rc::new(Fed::default()), Stop::new(), Rc::new(RefCell::new(Vec::new())));
         let (engine, observer, made) = (source.clone(), fed.clone(), links.clone());
-        let decide = |peer: &Hello| hello(1, Purpose::Bulk).check_cluster(peer).map(|()| hello(1, Purpose::Bulk));
+        let decide =
+            |peer: &Hello| hello(1, Purpose::Bulk).check_cluster(peer).map(|()| hello(1, Purpose::Bulk));
         spawn(accept_links(listener, stop.clone(), decide, move |sender: LinkSender, receiver, _| {
             made.borrow_mut().push(sender.clone());
             let feeder = Feeder::new(engine.clone(), observer.clone()).window_bytes(window_bytes);
@@ -227,7 +235,10 @@ where
 {
     let sim = Sim::new(seed);
     let node = sim.node("node", 2);
-    node.block_on(0, move || async move { within(test(Two::start("data".into(), window_bytes).await)).await });
+    node.block_on(
+        0,
+        move || async move { within(test(Two::start("data".into(), window_bytes).await)).await },
+    );
     sim.trace_hash()
 }
 
@@ -238,7 +249,8 @@ fn snapshot_and_tail_arrive_while_writers_write() {
         two.follow_all();
         two.keep_following();
         // Another core writes as well.
-        let (source, done) = (two.source.clone(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+        let (source, done) =
+            (two.source.clone(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
         let flag = done.clone();
         current().spawn_on(1, move || async move {
             for round in 60..160 {
@@ -314,7 +326,8 @@ fn an_unfollowed_slot_gets_nothing_more() {
 fn what_cannot_be_followed_is_refused_with_the_reason() {
     with_two(256 << 10, |two| async move {
         let at = |number| slots().nth(number).unwrap();
-        let (kept, forbidden, dropped, elsewhere, unopened) = (at(0), at(1), at(2), at(3), Slot::new(77).unwrap());
+        let (kept, forbidden, dropped, elsewhere, unopened) =
+            (at(0), at(1), at(2), at(3), Slot::new(77).unwrap());
         two.write(20, 100).await;
         two.fed.forbidden.set(Some(forbidden));
         let other = Generation::new(9);
@@ -324,7 +337,9 @@ fn what_cannot_be_followed_is_refused_with_the_reason() {
         }
         two.follower.follow(elsewhere, other, other);
         two.keep_following();
-        let refused = |slot| two.followed.refused.borrow().iter().find(|(of, _)| *of == slot).map(|(_, why)| why.clone());
+        let refused = |slot| {
+            two.followed.refused.borrow().iter().find(|(of, _)| *of == slot).map(|(_, why)| why.clone())
+        };
         until("three refusals", || two.followed.refused.borrow().len() == 3).await;
         assert_eq!(refused(forbidden), Some(WhyRefused::NotHere));
         assert_eq!(refused(elsewhere), Some(WhyRefused::NotHere));
@@ -483,8 +498,11 @@ fn ranges_of_an_earlier_subscription_are_not_applied() {
 #[test]
 fn messages_that_make_no_sense_end_the_link_only() {
     with_two(256 << 10, |two| async move {
-        for (kind, bytes) in [(16, vec![0; 39]), (16, vec![0xff; 40]), (17, vec![]), (18, vec![1; 16]), (99, vec![1])] {
-            let (sender, mut receiver, _) = Link::connect(two.addr, hello(2, Purpose::Bulk), PATIENCE).await.unwrap();
+        for (kind, bytes) in
+            [(16, vec![0; 39]), (16, vec![0xff; 40]), (17, vec![]), (18, vec![1; 16]), (99, vec![1])]
+        {
+            let (sender, mut receiver, _) =
+                Link::connect(two.addr, hello(2, Purpose::Bulk), PATIENCE).await.unwrap();
             sender.send(kind, vec![Box::new(bytes)]).await.unwrap();
             assert!(within(receiver.recv()).await.is_err());
         }

@@ -8,20 +8,12 @@ pub mod check;
 pub mod data;
 pub mod disk;
 pub mod load;
+pub mod moves;
+pub mod nodes;
 pub mod oracle;
 pub mod probe;
 pub mod report;
+mod run;
 pub mod tally;
 
-use crate::cli::DemoArgs;
-use crate::error::CommandError;
-
-/// Runs the demo; the exit code is [`report::Report::exit_code`]'s.
-pub fn run(args: &DemoArgs) -> Result<u8, CommandError> {
-    let data = match &args.data {
-        Some(path) => data::DataSet::read(path)?,
-        None => data::DataSet::sample(),
-    };
-    tracing::debug!(keys = data.len(), bytes = data.bytes(), "demo");
-    Err(CommandError::NotWired("demo"))
-}
+pub use run::run;

@@ -1,7 +1,5 @@
 //! `CLUSTER`: the map as clients of the cluster protocol read it.
 
-use std::net::SocketAddr;
-
 use lockgate_engine::{SLOTS, Slot};
 use lockgate_migrate::control::{ClusterMap, NodeId, Shard, ranges_of};
 use lockgate_net::resp::{Reply, Request};
@@ -22,7 +20,9 @@ impl Commands {
             b"CANCELSLOTMIGRATIONS" => self.cancel_slot_migrations(reply).await,
             _ => {
                 let sub = String::from_utf8_lossy(sub);
-                Err(format!("ERR unknown subcommand '{sub}'. Try CLUSTER SLOTS, INFO, MYID, KEYSLOT, MIGRATESLOTS."))
+                Err(format!(
+                    "ERR unknown subcommand '{sub}'. Try CLUSTER SLOTS, INFO, MYID, KEYSLOT, MIGRATESLOTS."
+                ))
             }
         }
     }
@@ -56,8 +56,10 @@ impl Commands {
 
     fn cluster_info(&self, reply: &mut Reply) -> Result<(), String> {
         let map = self.node.map();
-        let assigned = map.as_ref().map_or(0, |map| map.slots.iter().filter(|owner| owner.shard.is_some()).count());
-        let pending = map.as_ref().map_or(0, |map| map.slots.iter().filter(|owner| owner.pending.is_some()).count());
+        let assigned =
+            map.as_ref().map_or(0, |map| map.slots.iter().filter(|owner| owner.shard.is_some()).count());
+        let pending =
+            map.as_ref().map_or(0, |map| map.slots.iter().filter(|owner| owner.pending.is_some()).count());
         let state = if assigned == usize::from(SLOTS) { "ok" } else { "fail" };
         let nodes = map.as_ref().map_or(0, |map| map.nodes.len());
         let size = map.as_ref().map_or(0, |map| owning_shards(map));
@@ -89,13 +91,14 @@ fn owning_shards(map: &ClusterMap) -> usize {
 }
 
 /// The shard that `node` belongs to.
-pub(super) fn shard_of(map: &ClusterMap, node: NodeId) -> Option<(lockgate_migrate::control::ShardId, &Shard)> {
-    map.shards.iter().find(|(_, shard)| shard.members().any(|member| member == node)).map(|(&id, shard)| (id, shard))
-}
-
-/// Where clients reach `node`; used in messages.
-pub(super) fn listen_of(map: &ClusterMap, node: NodeId) -> Option<SocketAddr> {
-    map.nodes.get(&node).map(|info| info.listen)
+pub(super) fn shard_of(
+    map: &ClusterMap,
+    node: NodeId,
+) -> Option<(lockgate_migrate::control::ShardId, &Shard)> {
+    map.shards
+        .iter()
+        .find(|(_, shard)| shard.members().any(|member| member == node))
+        .map(|(&id, shard)| (id, shard))
 }
 
 fn key_slot(request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {

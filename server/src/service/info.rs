@@ -69,8 +69,10 @@ impl Commands {
 
     /// `INFO [section ...]`.
     pub(super) fn info(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
-        let wanted: Vec<String> = request.args()[1..].iter().map(|arg| String::from_utf8_lossy(arg).to_lowercase()).collect();
-        let everything = wanted.is_empty() || wanted.iter().any(|w| matches!(w.as_str(), "all" | "default" | "everything"));
+        let wanted: Vec<String> =
+            request.args()[1..].iter().map(|arg| String::from_utf8_lossy(arg).to_lowercase()).collect();
+        let everything = wanted.is_empty()
+            || wanted.iter().any(|w| matches!(w.as_str(), "all" | "default" | "everything"));
         let mut text = String::new();
         for (name, body) in self.sections() {
             if everything || wanted.iter().any(|section| *section == name.to_lowercase()) {
@@ -91,19 +93,23 @@ impl Commands {
             "redis_version:7.0.0\r\nlockgate_version:{version}\r\nredis_mode:cluster\r\nuptime_in_seconds:{uptime_s}\r\nprocess_id:{}\r\n",
             std::process::id()
         );
-        let memory = format!("used_memory:{}\r\nused_memory_payload:{}\r\n", stats.segment_bytes, stats.live_bytes);
+        let memory = format!(
+            "used_memory:{}\r\nused_memory_payload:{}\r\n",
+            stats.memory_used_bytes, stats.live_bytes
+        );
         let logs: String = stats
-            .logs
+            .cores
             .iter()
             .enumerate()
             .map(|(core, log)| {
-                let (appended, written, synced) = (log.appended, log.written, log.synced);
+                let (appended, written, synced) = (log.log_appended.0, log.log_written.0, log.log_synced.0);
                 format!("log{core}:appended={appended},written={written},synced={synced}\r\n")
             })
             .collect();
         let replication = format!("role:{}\r\n", self.role());
         let keys = self.node.keyspace(0).len();
-        let keyspace = if keys == 0 { String::new() } else { format!("db0:keys={keys},expires=0,avg_ttl=0\r\n") };
+        let keyspace =
+            if keys == 0 { String::new() } else { format!("db0:keys={keys},expires=0,avg_ttl=0\r\n") };
         [
             ("Server", server),
             ("Memory", memory),
@@ -133,7 +139,12 @@ pub(super) fn command(request: &Request<'_>, reply: &mut Reply) -> Result<(), St
                 }
             }
         }
-        Some(sub) => return Err(format!("ERR unknown subcommand '{}'. Try COMMAND COUNT.", String::from_utf8_lossy(sub))),
+        Some(sub) => {
+            return Err(format!(
+                "ERR unknown subcommand '{}'. Try COMMAND COUNT.",
+                String::from_utf8_lossy(sub)
+            ));
+        }
     }
     Ok(())
 }

@@ -21,7 +21,12 @@ fn check_keys(keys: &[&[u8]]) -> Result<(), String> {
 }
 
 impl Commands {
-    pub(super) async fn get(&self, session: &mut Session, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+    pub(super) async fn get(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), String> {
         let [_, key] = request.args() else { return Err(arity("GET")) };
         check_keys(&[key])?;
         let (value, rests_on) = self.in_turn(request, || self.node.keyspace(0).get(key)).await?;
@@ -33,7 +38,12 @@ impl Commands {
         Ok(())
     }
 
-    pub(super) async fn set(&self, session: &mut Session, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+    pub(super) async fn set(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), String> {
         let (key, value) = match request.args() {
             [_, key, value] => (key, value),
             [_, _, _, option, ..] => {
@@ -49,7 +59,12 @@ impl Commands {
         Ok(())
     }
 
-    pub(super) async fn del(&self, session: &mut Session, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+    pub(super) async fn del(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), String> {
         let keys = &request.args()[1..];
         if keys.is_empty() {
             return Err(arity("DEL"));
@@ -65,13 +80,23 @@ impl Commands {
         Ok(())
     }
 
-    pub(super) async fn exists(&self, session: &mut Session, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+    pub(super) async fn exists(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), String> {
         let found = self.read_all("EXISTS", session, request).await?;
         reply.integer(found.iter().flatten().count() as i64);
         Ok(())
     }
 
-    pub(super) async fn mget(&self, session: &mut Session, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+    pub(super) async fn mget(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), String> {
         let values = self.read_all("MGET", session, request).await?;
         reply.array(values.len());
         for value in &values {
@@ -112,10 +137,17 @@ impl Commands {
 
     /// `WAITAOF numlocal numreplicas timeout`: waits until this connection's last batch of requests is on this node's disk
     /// (and, with numreplicas, on every in-sync replica's). The reply counts who has it.
-    pub(super) async fn waitaof(&self, session: &mut Session, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+    pub(super) async fn waitaof(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), String> {
         let [_, local, replicas, timeout_ms] = request.args() else { return Err(arity("WAITAOF")) };
         let number = |arg: &[u8]| std::str::from_utf8(arg).ok().and_then(|text| text.parse::<u64>().ok());
-        let (Some(local), Some(replicas), Some(timeout_ms)) = (number(local), number(replicas), number(timeout_ms)) else {
+        let (Some(local), Some(replicas), Some(timeout_ms)) =
+            (number(local), number(replicas), number(timeout_ms))
+        else {
             return Err("ERR value is not an integer or out of range".into());
         };
         if local > 1 {
@@ -124,7 +156,8 @@ impl Commands {
         let mut all: Vec<Dependency> = session.last.clone();
         all.extend_from_slice(&session.dependencies);
         let policy = if replicas > 0 { AckPolicy::InSyncSynced } else { AckPolicy::InSync };
-        let synced = self.node.synced(&all, local > 0, policy, std::time::Duration::from_millis(timeout_ms)).await;
+        let synced =
+            self.node.synced(&all, local > 0, policy, std::time::Duration::from_millis(timeout_ms)).await;
         let synced = synced.map_err(|error| format!("ERR {error}"))?;
         reply.array(2);
         reply.integer(i64::from(synced.local));

@@ -35,7 +35,8 @@ impl Commands {
     /// `CLUSTER GETSLOTMIGRATIONS`: this shard's jobs, newest first.
     pub(super) fn get_slot_migrations(&self, reply: &mut Reply) -> Result<(), String> {
         let (map, mine) = (self.node.map(), self.node.shard().map(|(shard, _)| shard));
-        let jobs: Vec<&Job> = map.iter().flat_map(|map| map.jobs.values().rev()).filter(|job| concerns(job, mine)).collect();
+        let jobs: Vec<&Job> =
+            map.iter().flat_map(|map| map.jobs.values().rev()).filter(|job| concerns(job, mine)).collect();
         reply.array(jobs.len());
         for job in jobs {
             self.describe(map.as_ref().expect("jobs come from a map"), job, mine, reply);
@@ -48,7 +49,8 @@ impl Commands {
             let info = map.shards.get(&shard).and_then(|shard| map.nodes.get(&shard.primary.node));
             info.map_or_else(String::new, |info| info.name.to_string())
         };
-        let ranges: Vec<String> = job.slots.iter().map(|range| format!("{}-{}", range.start, range.end)).collect();
+        let ranges: Vec<String> =
+            job.slots.iter().map(|range| format!("{}-{}", range.start, range.end)).collect();
         let progress = self.node.job_progress(job.id);
         let remaining = progress.as_ref().map_or(0, |progress| progress.lag_bytes);
         let operation = if Some(job.source) == mine { "EXPORT" } else { "IMPORT" };
@@ -81,7 +83,10 @@ impl Commands {
     pub(super) async fn cancel_slot_migrations(&self, reply: &mut Reply) -> Result<(), String> {
         let (map, mine) = (self.node.map(), self.node.shard().map(|(shard, _)| shard));
         let active = map.iter().flat_map(|map| map.jobs.values());
-        let jobs: Vec<_> = active.filter(|job| job.state == JobState::Active && concerns(job, mine)).map(|job| job.id).collect();
+        let jobs: Vec<_> = active
+            .filter(|job| job.state == JobState::Active && concerns(job, mine))
+            .map(|job| job.id)
+            .collect();
         if jobs.is_empty() {
             return Err("ERR No migrations ongoing".into());
         }
@@ -123,7 +128,10 @@ fn parse(args: &[&[u8]], map: &ClusterMap, me: NodeId) -> Result<Vec<Group>, Str
     }
     while let Some(word) = args.next() {
         if !word.eq_ignore_ascii_case(b"SLOTSRANGE") {
-            return Err(format!("syntax error: expected SLOTSRANGE, got '{}'", String::from_utf8_lossy(word)));
+            return Err(format!(
+                "syntax error: expected SLOTSRANGE, got '{}'",
+                String::from_utf8_lossy(word)
+            ));
         }
         let mut ranges = Vec::new();
         let node = loop {
@@ -144,7 +152,8 @@ fn parse(args: &[&[u8]], map: &ClusterMap, me: NodeId) -> Result<Vec<Group>, Str
 
 fn range(start: &[u8], end: &[u8]) -> Result<SlotRange, String> {
     let slot = |arg: &[u8]| {
-        let number = std::str::from_utf8(arg).ok().and_then(|text| text.parse::<u16>().ok()).and_then(Slot::new);
+        let number =
+            std::str::from_utf8(arg).ok().and_then(|text| text.parse::<u16>().ok()).and_then(Slot::new);
         number.map(Slot::number).ok_or_else(|| "Invalid or out of range slot".to_owned())
     };
     let (start, end) = (slot(start)?, slot(end)?);
@@ -176,7 +185,10 @@ fn check(groups: &[Group], map: &ClusterMap, mine: ShardId) -> Result<(), String
         for (index, &range) in group.ranges.iter().enumerate() {
             if let Some(other) = group.ranges[..index].iter().find(|other| range.overlaps(**other)) {
                 let (a, b) = ((range.start, range.end), (other.start, other.end));
-                return Err(format!("Slot range {}-{} overlaps with previous range {}-{}.", a.0, a.1, b.0, b.1));
+                return Err(format!(
+                    "Slot range {}-{} overlaps with previous range {}-{}.",
+                    a.0, a.1, b.0, b.1
+                ));
             }
             if seen.iter().any(|other| range.overlaps(*other)) {
                 return Err("Slot ranges in migrations overlap".into());

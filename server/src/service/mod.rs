@@ -71,7 +71,9 @@ impl Commands {
         };
         match lockgate_runtime::timeout(PARK_TIMEOUT, wait).await {
             Ok(result) => result,
-            Err(_) => Err(format!("TRYAGAIN the slot has been waiting for its handover for {PARK_TIMEOUT:?}")),
+            Err(_) => {
+                Err(format!("TRYAGAIN the slot has been waiting for its handover for {PARK_TIMEOUT:?}"))
+            }
         }
     }
 }
@@ -180,7 +182,8 @@ fn upper<'a>(bytes: &[u8], buffer: &'a mut [u8; 16]) -> Option<&'a str> {
 fn unknown(request: &Request<'_>, reply: &mut Reply) {
     let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
     let args: String = request.args()[1..].iter().take(8).map(|arg| format!("'{}' ", shown(arg))).collect();
-    reply.error(&format!("ERR unknown command '{}', with args beginning with: {args}", shown(request.name())));
+    reply
+        .error(&format!("ERR unknown command '{}', with args beginning with: {args}", shown(request.name())));
 }
 
 /// The answer to a wrong number of arguments.
@@ -222,7 +225,10 @@ fn client(request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
     } else if sub.eq_ignore_ascii_case(b"ID") {
         reply.integer(1);
     } else {
-        return Err(format!("ERR unknown subcommand '{}'. Try CLIENT SETNAME.", String::from_utf8_lossy(sub)));
+        return Err(format!(
+            "ERR unknown subcommand '{}'. Try CLIENT SETNAME.",
+            String::from_utf8_lossy(sub)
+        ));
     }
     Ok(())
 }

@@ -13,7 +13,9 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures_util::future::{Either, select};
-use lockgate_engine::{Engine, Generation, RangeHeader, Slot, SlotStream, StreamRange, SubscribeError, Version};
+use lockgate_engine::{
+    Engine, Generation, RangeHeader, Slot, SlotStream, StreamRange, SubscribeError, Version,
+};
 use lockgate_runtime::{Event, IoBuf};
 
 use super::message::{
@@ -37,7 +39,9 @@ const REFUSALS_PER_MESSAGE: usize = 1024;
 const _: () = assert!(RANGES_HEADER_BYTES + RANGE_BYTES + RANGE_HEADER_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(RANGE_BYTES < FEED_WINDOW_BYTES);
 // A record of the largest key and value fits into a message.
-const _: () = assert!(lockgate_engine::VALUE_BYTES_MAX + lockgate_engine::KEY_BYTES_MAX + (1 << 20) < MESSAGE_BYTES_MAX);
+const _: () = assert!(
+    lockgate_engine::VALUE_BYTES_MAX + lockgate_engine::KEY_BYTES_MAX + (1 << 20) < MESSAGE_BYTES_MAX
+);
 
 /// What the layer above wants to know of a feeder, and decides for it. One value per link tells the links of one
 /// peer apart.
@@ -207,8 +211,14 @@ impl Feed {
             self.state.borrow_mut().refusals.push(Refused { slot, subscription, generation, why });
             return;
         }
-        let fed =
-            Fed { subscription, generation, source_generation, cursor, received: cursor, synced: Version::ZERO };
+        let fed = Fed {
+            subscription,
+            generation,
+            source_generation,
+            cursor,
+            received: cursor,
+            synced: Version::ZERO,
+        };
         self.state.borrow_mut().slots.insert(slot, fed);
         self.tell(slot, &fed);
     }

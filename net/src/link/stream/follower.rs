@@ -19,8 +19,8 @@ use lockgate_engine::{ApplyError, Engine, Generation, LogFailed, Slot};
 use lockgate_runtime::Event;
 
 use super::message::{
-    self, Ack, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE, KIND_UNSUBSCRIBE, Range,
-    Refused, Subscribe, Subscription, WhyRefused,
+    self, Ack, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE, KIND_UNSUBSCRIBE,
+    Range, Refused, Subscribe, Subscription, WhyRefused,
 };
 use super::syncs::{Round, Syncs};
 use crate::link::{Hello, Link, LinkError, LinkReceiver, LinkSender, Message};
@@ -113,7 +113,9 @@ impl Follower {
     /// the source's. A slot that is wanted already in these generations stays as it is.
     pub fn follow(&self, slot: Slot, generation: Generation, source_generation: Generation) {
         let mut state = self.0.state.borrow_mut();
-        let same = |wanted: &Wanted| (wanted.generation, wanted.source_generation) == (generation, source_generation);
+        let same = |wanted: &Wanted| {
+            (wanted.generation, wanted.source_generation) == (generation, source_generation)
+        };
         if state.wanted.get(&slot).is_some_and(same) {
             return;
         }
@@ -255,7 +257,8 @@ impl Inner {
                 let ranges = message::decode_ranges(bytes).map_err(|error| sender.reject(kind, error))?;
                 let expected = self.with_link(|link| link.syncs.ack().received) + 1;
                 if ranges.sequence != expected {
-                    let reason = format!("message {} of ranges came where {expected} was due", ranges.sequence);
+                    let reason =
+                        format!("message {} of ranges came where {expected} was due", ranges.sequence);
                     return Err(sender.reject(kind, reason));
                 }
                 for (range, records) in ranges.ranges {
@@ -278,7 +281,12 @@ impl Inner {
     async fn apply(&self, range: &Range, records: &[u8]) {
         let &Range { slot, subscription, generation, header } = range;
         // Checked anew after every wait: the slot may have been let go meanwhile.
-        while self.state.borrow().current(slot, subscription).is_some_and(|wanted| wanted.generation == generation) {
+        while self
+            .state
+            .borrow()
+            .current(slot, subscription)
+            .is_some_and(|wanted| wanted.generation == generation)
+        {
             match self.engine.apply(slot, generation, &header, records) {
                 Ok(applied) => return self.with_link(|link| link.syncs.applied(applied.log)),
                 Err(error) if error.is_retryable() && self.engine.wait_log_room(slot).await.is_ok() => {}

@@ -111,7 +111,9 @@ pub(super) fn encode_subscribe(entries: &[Subscribe]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * SUBSCRIBE_BYTES);
     for entry in entries {
         put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
-        for number in [entry.generation.0, entry.source_generation.0, entry.cursor.term.0, entry.cursor.counter] {
+        for number in
+            [entry.generation.0, entry.source_generation.0, entry.cursor.term.0, entry.cursor.counter]
+        {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
     }

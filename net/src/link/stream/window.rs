@@ -83,7 +83,11 @@ impl Window {
     ) -> Result<(), BadAck> {
         let had = self.acked;
         let last = self.next() - 1;
-        if got.received < had.received || got.synced < had.synced || got.synced > got.received || got.received > last {
+        if got.received < had.received
+            || got.synced < had.synced
+            || got.synced > got.received
+            || got.received > last
+        {
             return Err(BadAck { got, had, sent: last });
         }
         let first = had.synced;
