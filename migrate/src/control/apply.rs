@@ -204,7 +204,7 @@ impl ClusterMap {
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut SlotOwner {
-        let owner = &mut self.slots[slot.index()];
+        let owner = &mut self.slots[slot];
         owner.version += 1;
         owner
     }
@@ -312,10 +312,13 @@ impl ClusterMap {
         shard.in_sync.insert(primary.node, primary.boot);
         shard.in_sync_version += 1;
         let epoch = shard.epoch;
-        for owner in self.slots.iter_mut().filter(|owner| owner.shard == Some(id)) {
-            owner.term = term;
-            owner.version += 1;
-        }
+        self.slots.change(
+            |owner| owner.shard == Some(id),
+            |owner| {
+                owner.term = term;
+                owner.version += 1;
+            },
+        );
         let concerns = |job: &&Job| job.source == id || job.target == id;
         let failed_jobs: Vec<JobId> = self.active_jobs().filter(concerns).map(|job| job.id).collect();
         for job in &failed_jobs {

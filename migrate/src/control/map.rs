@@ -16,14 +16,15 @@ use std::net::SocketAddr;
 use lockgate_engine::{Generation, Slot, Term};
 use serde::{Deserialize, Serialize};
 
+use super::slot_table::SlotTable;
 use super::types::{
-    Attempt, ClusterId, Epoch, Incarnation, JobId, Name, NodeId, SLOT_COUNT, ShardId, SlotRange, slots_of,
+    Attempt, ClusterId, Epoch, Incarnation, JobId, Name, NodeId, ShardId, SlotRange, slots_of,
 };
 use super::validate::Invalid;
 use super::wire;
 
 /// How many finished jobs are remembered.
-pub const JOBS_KEPT: usize = 256;
+pub const JOBS_KEPT: usize = 64;
 /// How many of a node's last proposals are remembered one by one; older ones are refused as duplicates.
 pub const PROPOSALS_KEPT: usize = 64;
 /// The most voters of the control log.
@@ -106,7 +107,8 @@ pub struct SlotOwner {
 }
 
 impl SlotOwner {
-    const UNOWNED: SlotOwner =
+    /// Nobody.
+    pub(super) const UNOWNED: SlotOwner =
         SlotOwner { shard: None, term: Term(0), version: 0, generation: Generation(0), pending: None };
 }
 
@@ -232,7 +234,7 @@ pub struct ClusterMap {
     /// The shards.
     pub shards: BTreeMap<ShardId, Shard>,
     /// The slots, by number: always [`SLOT_COUNT`] of them.
-    pub slots: Vec<SlotOwner>,
+    pub slots: SlotTable,
     /// The jobs: all that are not finished, and the last [`JOBS_KEPT`] that are.
     pub jobs: BTreeMap<JobId, Job>,
     pub(super) proposals: BTreeMap<NodeId, Proposals>,
@@ -273,7 +275,7 @@ impl ClusterMap {
             nodes: BTreeMap::new(),
             retired: BTreeSet::new(),
             shards: BTreeMap::new(),
-            slots: vec![SlotOwner::UNOWNED; usize::from(SLOT_COUNT)],
+            slots: SlotTable::filled(SlotOwner::UNOWNED),
             jobs: BTreeMap::new(),
             proposals: BTreeMap::new(),
         };
@@ -307,7 +309,7 @@ impl ClusterMap {
             }
         }
         for slot in slots_of(&genesis.slots) {
-            let owner = &mut self.slots[slot.index()];
+            let owner = &mut self.slots[slot];
             if owner.shard.is_some() {
                 return invalid(format!("slot {} is given to two shards", slot.number()));
             }
@@ -336,12 +338,12 @@ impl ClusterMap {
 
     /// Who owns the slot.
     pub fn owner(&self, slot: Slot) -> &SlotOwner {
-        &self.slots[slot.index()]
+        &self.slots[slot]
     }
 
     /// The slots that a shard owns, pending ones too, in order.
     pub fn slots_of_shard(&self, shard: ShardId) -> impl Iterator<Item = (Slot, &SlotOwner)> {
-        let all = Slot::all().zip(&self.slots);
+        let all = Slot::all().zip(self.slots.iter());
         all.filter(move |(_, owner)| owner.shard == Some(shard))
     }
 

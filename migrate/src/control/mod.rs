@@ -16,6 +16,7 @@ pub mod preconditions;
 pub mod raft_core;
 pub mod raft_message;
 mod raft_storage;
+mod slot_table;
 pub mod types;
 mod validate;
 mod wire;
@@ -36,6 +37,7 @@ pub use raft_core::{
     Role,
 };
 pub use raft_message::{RaftEntry, RaftMessage, RaftMessageKind};
+pub use slot_table::SlotTable;
 pub use types::{
     Attempt, ClusterId, Epoch, Incarnation, JobId, Name, NodeId, SLOT_COUNT, ShardId, SlotRange, ranges_of,
     slots_of,

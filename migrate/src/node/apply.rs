@@ -154,6 +154,10 @@ impl Driver {
         for job in serving {
             if !self.proposals.any(|body| *body == EntryBody::Activated { job }) {
                 self.propose(EntryBody::Activated { job }, None);
+                let source = self.map.jobs.get(&job).and_then(|job| self.map.shards.get(&job.source));
+                if let Some(node) = source.map(|shard| shard.primary.node) {
+                    self.tell(node, ControlMessage::Serving { job });
+                }
             }
         }
     }
@@ -238,7 +242,7 @@ impl Reconciler {
                 receivers.unwant(slot);
                 if matches!(status.gate, Gate::Owned | Gate::Frozen) {
                     engine.hand_off(slot, status.generation)?;
-                    self.shared.acks.released(slot, map.slots[slot.index()].term);
+                    self.shared.acks.released(slot, map.slots[slot].term);
                 }
                 if status.gate != Gate::Absent && view.may_drop(slot, status.generation) {
                     self.janitor.drops.lock().push_back((slot, status.generation));

@@ -9,9 +9,9 @@
 
 use std::collections::BTreeSet;
 
-use lockgate_engine::{Generation, SLOTS, Slot, Term};
+use lockgate_engine::{Generation, Slot, Term};
 
-use crate::control::{ClusterMap, Incarnation, JobId, JobState, NodeId, ShardId, slots_of};
+use crate::control::{ClusterMap, Incarnation, JobId, NodeId, ShardId, SlotRange};
 
 /// What this node should be for one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,25 +71,23 @@ impl Role {
 pub(crate) struct View<'a> {
     map: &'a ClusterMap,
     pub(crate) role: Role,
-    /// Slots that active jobs bring to this node's shard, with the job.
-    importing: Vec<Option<JobId>>,
+    /// Slots that active jobs bring to this node's shard, with the job, in ascending order: no two overlap.
+    importing: Vec<(SlotRange, JobId)>,
 }
 
 impl<'a> View<'a> {
     pub(crate) fn new(map: &'a ClusterMap, me: &Incarnation) -> Self {
         let role = Role::of(map, me);
-        let mut importing = vec![None; usize::from(SLOTS)];
-        for job in map.jobs.values() {
-            if job.state == JobState::Active && Some(job.target) == role.shard() {
-                slots_of(&job.slots).for_each(|slot| importing[slot.index()] = Some(job.id));
-            }
-        }
+        let mine = map.active_jobs().filter(|job| Some(job.target) == role.shard());
+        let mut importing: Vec<_> =
+            mine.flat_map(|job| job.slots.iter().map(|&range| (range, job.id))).collect();
+        importing.sort_unstable_by_key(|(range, _)| range.start);
         Self { map, role, importing }
     }
 
     /// `released`: jobs whose release this node has pulled since it started.
     pub(crate) fn desired(&self, slot: Slot, released: &BTreeSet<JobId>) -> Desired {
-        let owner = &self.map.slots[slot.index()];
+        let owner = &self.map.slots[slot];
         let Some(mine) = self.role.shard() else { return Desired::Nothing };
         let primary = self.map.shards[&mine].primary.node;
         if owner.shard == Some(mine) {
@@ -105,7 +103,7 @@ impl<'a> View<'a> {
                 _ => Desired::Wait,
             };
         }
-        let Some(job) = self.importing[slot.index()].and_then(|job| self.map.jobs.get(&job)) else {
+        let Some(job) = self.importing(slot).and_then(|job| self.map.jobs.get(&job)) else {
             return Desired::Nothing;
         };
         let generation = job.generation;
@@ -119,9 +117,15 @@ impl<'a> View<'a> {
         }
     }
 
+    fn importing(&self, slot: Slot) -> Option<JobId> {
+        let after = self.importing.partition_point(|(range, _)| range.start <= slot.number());
+        let (range, job) = self.importing.get(after.checked_sub(1)?)?;
+        range.contains(slot.number()).then_some(*job)
+    }
+
     /// Whether data that this node holds of a slot may be dropped, given that it should have nothing of it: the commit
     /// is applied and the target serves (invariant 8), and the data is not of a time that this map has not reached.
     pub(crate) fn may_drop(&self, slot: Slot, held: Generation) -> bool {
-        self.map.slots[slot.index()].pending.is_none() && held.major() <= self.map.counter
+        self.map.slots[slot].pending.is_none() && held.major() <= self.map.counter
     }
 }

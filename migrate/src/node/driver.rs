@@ -190,6 +190,7 @@ impl Driver {
                 self.tell_opt(report);
             }
             ControlMessage::BarrierPassed { job, attempt, synced } => {
+                tracing::debug!(job = job.0, attempt = attempt.0, "barrier passed");
                 let errands =
                     self.source.barrier(&self.shared, &self.map, from, (job, attempt), Ok(synced), now_ns);
                 self.run_errands(errands);
@@ -204,7 +205,9 @@ impl Driver {
                     self.tell(from, ControlMessage::Released { job });
                 }
             }
+            ControlMessage::Serving { job } => self.source.target_serves(job, from, now_ns),
             ControlMessage::Released { job } => {
+                tracing::debug!(job = job.0, "released");
                 let source = self.map.jobs.get(&job).and_then(|job| self.map.shards.get(&job.source));
                 if source.is_some_and(|shard| shard.primary.node == from) {
                     self.target.release(job);
@@ -232,6 +235,7 @@ impl Driver {
             return;
         }
         let (generation, target) = (job.generation, job.target);
+        tracing::debug!(job = id.0, attempt = attempt.0, "barrier begins here");
         if self.my_primary_shard() == Some(target) {
             self.target.begin(id, attempt, from);
             let replicas: Vec<NodeId> = self.map.shards[&target].replicas.clone();
@@ -243,6 +247,7 @@ impl Driver {
     }
 
     fn on_finals(&mut self, id: JobId, attempt: Attempt, result: Result<(), FinalsFault>) {
+        tracing::debug!(job = id.0, attempt = attempt.0, ?result, "finals synced here");
         let Some(job) = self.map.jobs.get(&id) else { return };
         let primary = self.map.shards[&job.target].primary;
         let result = result.map_err(|fault| match fault {

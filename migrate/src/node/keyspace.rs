@@ -114,7 +114,7 @@ impl Node {
     /// Why this node does not serve `slot`, as its map has it.
     pub(super) fn redirect(&self, slot: Slot, _gate: Gate) -> OpError {
         let Some(map) = self.map() else { return OpError::Unserved { slot } };
-        let owner = &map.slots[slot.index()];
+        let owner = &map.slots[slot];
         let Some((node, addr)) = owner.shard.and_then(|shard| primary_addr(&map, shard)) else {
             return OpError::Unserved { slot };
         };
@@ -128,7 +128,7 @@ impl Node {
     /// The primary that owns `slot`, and where clients reach it.
     pub fn owner(&self, slot: Slot) -> Option<(NodeId, SocketAddr)> {
         let map = self.map()?;
-        map.slots[slot.index()].shard.and_then(|shard| primary_addr(&map, shard))
+        map.slots[slot].shard.and_then(|shard| primary_addr(&map, shard))
     }
 
     /// The shard that this node belongs to, and whether it is its primary.

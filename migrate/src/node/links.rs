@@ -14,7 +14,7 @@ use super::Node;
 use super::messages::{AdminReply, AdminRequest, ControlMessage, KIND_MESSAGE, NodeIdentity, decode, parts};
 use super::peers::hello;
 use super::shared::{Input, Shared};
-use crate::control::{ClusterMap, Genesis, JobState, NodeId};
+use crate::control::{ClusterMap, Genesis, NodeId};
 
 /// Serves inbound links on this core until the node stops.
 pub(crate) async fn serve_links(shared: Arc<Shared>, listener: TcpListener) {
@@ -132,9 +132,8 @@ fn may_follow(map: &ClusterMap, me: NodeId, peer: NodeId, slot: Slot) -> bool {
     if shard.replicas.contains(&peer) {
         return true;
     }
-    map.jobs.values().any(|job| {
+    map.active_jobs().any(|job| {
         job.source == mine
-            && job.state == JobState::Active
             && map.shards.get(&job.target).is_some_and(|target| target.primary.node == peer)
             && job.slots.iter().any(|range| range.contains(slot.number()))
     })

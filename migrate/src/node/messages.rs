@@ -34,6 +34,8 @@ pub(crate) enum ControlMessage {
     ReleaseAsk { job: JobId },
     /// The commit is applied here, the gates are closed and reads have stopped.
     Released { job: JobId },
+    /// The target serves the job's slots: target primary to source. The entry that says so follows.
+    Serving { job: JobId },
 }
 
 /// Administrator to node.

@@ -96,12 +96,6 @@ impl SourceJobs {
         let mut errands = Vec::new();
         for (&id, known) in &mut self.jobs {
             let Some(job) = map.jobs.get(&id).filter(|job| Some(job.source) == mine) else { continue };
-            if matches!(job.state, JobState::Activated { .. })
-                && known.activated_us == 0
-                && known.frozen_ns != 0
-            {
-                known.activated_us = now_ns.saturating_sub(known.frozen_ns) / 1_000;
-            }
             known.take(id, Event::Map(job.state.clone(), job.attempt), shared, map, now_ns, &mut errands);
         }
         // A job that the map has forgotten, or whose shard this node no longer leads, is nobody's here.
@@ -155,6 +149,13 @@ impl SourceJobs {
         job.take(id, event, shared, map, now_ns, &mut errands);
         self.publish(shared);
         errands
+    }
+
+    /// The target's word that it serves, for the figures only: what follows from it follows from the entry.
+    pub fn target_serves(&mut self, id: JobId, from: NodeId, now_ns: u64) {
+        if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.target == from && job.activated_us == 0) {
+            job.activated_us = now_ns.saturating_sub(job.frozen_ns) / 1_000;
+        }
     }
 
     fn publish(&self, shared: &Shared) {
@@ -240,6 +241,7 @@ impl SourceJob {
         now_ns: u64,
         errands: &mut Vec<Errand>,
     ) {
+        tracing::debug!(job = id.0, attempt = attempt.0, slots = self.slots.len(), "freezing");
         self.frozen_ns = now_ns;
         self.finals.clear();
         self.commit = None;
@@ -249,7 +251,7 @@ impl SourceJob {
             let generation = shared.engine.slot_status(slot).generation;
             match shared.engine.freeze(slot, generation) {
                 Ok(at) => {
-                    let (term, digest) = (map.slots[slot.index()].term, at.digest);
+                    let (term, digest) = (map.slots[slot].term, at.digest);
                     self.finals.push(SlotFinal {
                         slot: slot.number(),
                         term: at.version.term.0,

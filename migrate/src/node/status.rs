@@ -100,6 +100,6 @@ fn shard_status(map: &ClusterMap, id: ShardId) -> ShardStatus {
         let in_sync = shard.in_sync.get(&node) == Some(&info.incarnation.boot);
         Some(MemberStatus { node, listen: info.listen, in_sync, voter: info.voter })
     });
-    let owned = lockgate_engine::Slot::all().filter(|slot| map.slots[slot.index()].shard == Some(id));
+    let owned = lockgate_engine::Slot::all().filter(|slot| map.slots[*slot].shard == Some(id));
     ShardStatus { id, epoch: shard.epoch.0, members: members.collect(), slots: ranges_of(owned) }
 }

@@ -131,8 +131,9 @@ impl ReplicaAcks {
 
     /// Sets whose acknowledgement is needed: the map's in-sync set without this node.
     pub fn set_members(&self, members: BTreeMap<NodeId, u64>) {
-        self.wanted.lock().members = members;
-        self.refresh();
+        if std::mem::replace(&mut self.wanted.lock().members, members.clone()) != members {
+            self.refresh();
+        }
     }
 
     /// Sets who must acknowledge because a change that adds them is undecided (R11).

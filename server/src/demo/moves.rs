@@ -23,6 +23,8 @@ pub const JOB_SLOTS: (usize, usize) = (500, 1_000);
 const SHARD_SLOTS_MIN: usize = 1_500;
 /// Pause between two looks at a job.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// A source's newest jobs, of which the one that is watched must be one.
+const JOBS_LOOKED_AT: &[u8] = b"12";
 /// A job that has not ended by then counts as stuck.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
 /// Writes that a probe must see acknowledged before its job starts, and again after it has ended.
@@ -228,7 +230,9 @@ impl Movers {
         let mut last = String::new();
         while Instant::now() < give_up {
             std::thread::sleep(LOOK_PAUSE);
-            let jobs = connection.call(&[b"CLUSTER", b"GETSLOTMIGRATIONS"]).map_err(text)?;
+            let jobs = connection
+                .call(&[b"CLUSTER", b"GETSLOTMIGRATIONS", b"COUNT", JOBS_LOOKED_AT])
+                .map_err(text)?;
             let job = find_job(&jobs, &ranges).ok_or("the source has forgotten the job")?;
             match job.state.as_str() {
                 "success" if job.done.freeze_to_activate_us > 0 => return Ok(job.done),

@@ -16,7 +16,7 @@ impl Commands {
             b"MYID" => self.my_id(reply),
             b"KEYSLOT" => key_slot(request, reply),
             b"MIGRATESLOTS" => self.migrate_slots(request, reply).await,
-            b"GETSLOTMIGRATIONS" => self.get_slot_migrations(reply),
+            b"GETSLOTMIGRATIONS" => self.get_slot_migrations(request, reply),
             b"CANCELSLOTMIGRATIONS" => self.cancel_slot_migrations(reply).await,
             _ => {
                 let sub = String::from_utf8_lossy(sub);
@@ -34,7 +34,7 @@ impl Commands {
         };
         let mut rows = Vec::new();
         for (&id, shard) in &map.shards {
-            let owned = ranges_of(Slot::all().filter(|slot| map.slots[slot.index()].shard == Some(id)));
+            let owned = ranges_of(Slot::all().filter(|slot| map.slots[*slot].shard == Some(id)));
             rows.extend(owned.into_iter().map(|range| (range, shard)));
         }
         rows.sort_by_key(|(range, _)| range.start);

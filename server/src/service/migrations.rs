@@ -32,11 +32,23 @@ impl Commands {
         Ok(())
     }
 
-    /// `CLUSTER GETSLOTMIGRATIONS`: this shard's jobs, newest first.
-    pub(super) fn get_slot_migrations(&self, reply: &mut Reply) -> Result<(), String> {
+    /// `CLUSTER GETSLOTMIGRATIONS [COUNT n]`: this shard's jobs, newest first; at most `n` of them.
+    pub(super) fn get_slot_migrations(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {
+        let count = match request.args()[2..] {
+            [] => usize::MAX,
+            [word, number] if word.eq_ignore_ascii_case(b"COUNT") => {
+                let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+                number.ok_or("ERR value is not an integer or out of range")?
+            }
+            _ => return Err("ERR syntax error: expected COUNT n".into()),
+        };
         let (map, mine) = (self.node.map(), self.node.shard().map(|(shard, _)| shard));
-        let jobs: Vec<&Job> =
-            map.iter().flat_map(|map| map.jobs.values().rev()).filter(|job| concerns(job, mine)).collect();
+        let jobs: Vec<&Job> = map
+            .iter()
+            .flat_map(|map| map.jobs.values().rev())
+            .filter(|job| concerns(job, mine))
+            .take(count)
+            .collect();
         reply.array(jobs.len());
         for job in jobs {
             self.describe(map.as_ref().expect("jobs come from a map"), job, mine, reply);
@@ -196,7 +208,7 @@ fn check(groups: &[Group], map: &ClusterMap, mine: ShardId) -> Result<(), String
         }
         seen.extend_from_slice(&group.ranges);
     }
-    let owner = |slot: Slot| map.slots[slot.index()].shard;
+    let owner = |slot: Slot| map.slots[slot].shard;
     let slots = || seen.iter().flat_map(|range| range.slots());
     if let Some(slot) = slots().find(|&slot| owner(slot).is_none()) {
         return Err(format!("Slot {slot} has no node served."));

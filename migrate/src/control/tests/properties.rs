@@ -74,7 +74,7 @@ impl Step {
             8 | 9 => {
                 let mut body = start_job(0, self.shard(self.b), &[(self.start, self.start + self.len)], 0);
                 if let EntryBody::StartJob { source, name, .. } = &mut body {
-                    let owner = map.slots[usize::from(self.start)].shard;
+                    let owner = Slot::new(self.start).and_then(|slot| map.slots[slot].shard);
                     *source = owner.filter(|_| self.spoil > 0).unwrap_or(shard);
                     name.0[..8].copy_from_slice(&map.applied.to_be_bytes());
                 }
