@@ -30,7 +30,9 @@ pub use codec::{
     encode_message, encode_persist,
 };
 pub use entry::{Entry, EntryBody, Evidence, Origin, REASON_BYTES_MAX, SlotEvidence, TooLong};
-pub use map::{ClusterMap, Genesis, GenesisShard, Job, JobState, NodeInfo, Pending, Shard, SlotOwner};
+pub use map::{
+    ClusterMap, Genesis, GenesisShard, JOBS_KEPT, Job, JobState, NodeInfo, Pending, Shard, SlotOwner,
+};
 pub use preconditions::{Refusal, VoidReason};
 pub use raft_core::{
     HardState, Persist, ProposeError, Proposed, RaftConfig, RaftCore, RaftError, RaftStatus, Ready, Restored,

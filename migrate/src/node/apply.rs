@@ -109,6 +109,7 @@ impl Driver {
         let errands = self.source.map_changed(&self.shared, &self.map, mine, now_ns);
         self.run_errands(errands);
         self.announce_activations();
+        self.begin_early_barriers();
         self.shared.map_changed.notify_all();
         self.shared.acks.wake();
     }
@@ -240,9 +241,16 @@ impl Reconciler {
             }
             Desired::Nothing => {
                 receivers.unwant(slot);
+                let owner = &map.slots[slot];
+                let given_away =
+                    owner.pending.as_ref().is_some_and(|pending| pending.from_primary == self.me);
+                assert!(
+                    !given_away || status.gate != Gate::Owned,
+                    "slot {slot} took writes after the final version that the vote on it named"
+                );
                 if matches!(status.gate, Gate::Owned | Gate::Frozen) {
                     engine.hand_off(slot, status.generation)?;
-                    self.shared.acks.released(slot, map.slots[slot].term);
+                    self.shared.acks.released(slot, owner.term);
                 }
                 if status.gate != Gate::Absent && view.may_drop(slot, status.generation) {
                     self.janitor.drops.lock().push_back((slot, status.generation));

@@ -45,6 +45,9 @@ const IDLE_TICK_NS: u64 = 20_000_000;
 /// Inputs taken before consensus is driven again.
 const INPUTS_PER_TURN: usize = 256;
 
+/// Barriers that may wait for the map; further ones are dropped, and their sources try again.
+const EARLY_BARRIERS_MAX: usize = 64;
+
 /// Why the driver ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
@@ -88,6 +91,8 @@ pub(crate) struct Driver {
     pub(super) reconciler: Reconciler,
     pub(super) receivers: Receivers,
     replicas: Replicas,
+    /// Barriers for attempts that this node's map has not reached yet.
+    early: Vec<(NodeId, JobId, Attempt, Vec<SlotFinal>)>,
     votes: Vec<Evidence>,
     next_raft_tick_ns: u64,
     next_tick_ns: u64,
@@ -112,6 +117,7 @@ impl Driver {
             reconciler: Reconciler::new(Arc::clone(&shared), me),
             receivers: Receivers::new(Arc::clone(&shared)),
             replicas: Replicas::default(),
+            early: Vec::new(),
             votes: Vec::new(),
             next_raft_tick_ns: now_ns + RAFT_TICK_NS,
             next_tick_ns: now_ns,
@@ -219,15 +225,12 @@ impl Driver {
 
     /// The finals of a freeze: sync them here, and let this shard's replicas do the same if this node leads it.
     fn on_barrier(&mut self, from: NodeId, id: JobId, attempt: Attempt, finals: Vec<SlotFinal>) {
-        let Some(job) =
-            self.map.jobs.get(&id).filter(|job| job.attempt == attempt && job.state == JobState::Active)
-        else {
-            // This node's map may be behind, or the message late. The source repeats under a new attempt if it must.
-            tracing::debug!(
-                job = id.0,
-                attempt = attempt.0,
-                "barrier for an attempt that this map does not show"
-            );
+        let job = self.map.jobs.get(&id);
+        let Some(job) = job.filter(|job| job.attempt == attempt && job.state == JobState::Active) else {
+            // Attempts come from the map's counter: one above it is of a future that this node has yet to apply.
+            if attempt.0 > self.map.counter && self.early.len() < EARLY_BARRIERS_MAX {
+                self.early.push((from, id, attempt, finals));
+            }
             return;
         };
         if finals.iter().any(|last| last.slot >= lockgate_engine::SLOTS) {
@@ -244,6 +247,13 @@ impl Driver {
             }
         }
         lockgate_runtime::spawn(sync_finals(Arc::clone(&self.shared), (id, attempt), generation, finals));
+    }
+
+    /// The map has moved on: barriers that came before their attempt begin now.
+    pub(super) fn begin_early_barriers(&mut self) {
+        for (from, job, attempt, finals) in std::mem::take(&mut self.early) {
+            self.on_barrier(from, job, attempt, finals);
+        }
     }
 
     fn on_finals(&mut self, id: JobId, attempt: Attempt, result: Result<(), FinalsFault>) {

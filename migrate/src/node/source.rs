@@ -98,12 +98,9 @@ impl SourceJobs {
             let Some(job) = map.jobs.get(&id).filter(|job| Some(job.source) == mine) else { continue };
             known.take(id, Event::Map(job.state.clone(), job.attempt), shared, map, now_ns, &mut errands);
         }
-        // A job that the map has forgotten, or whose shard this node no longer leads, is nobody's here.
-        let orphans =
-            self.jobs.extract_if(.., |id, _| !map.jobs.get(id).is_some_and(|job| Some(job.source) == mine));
-        for (_, job) in orphans.collect::<Vec<_>>() {
-            job.thaw(&shared.engine);
-        }
+        // A job that the map has forgotten has ended before; one whose shard this node no longer leads is nobody's here,
+        // and the reconciler has closed its gates. Neither touches slots: they may be another job's by now.
+        self.jobs.retain(|id, _| map.jobs.get(id).is_some_and(|job| Some(job.source) == mine));
         self.publish(shared);
         errands
     }

@@ -78,6 +78,7 @@ async fn ask(machine: &Machine, request: AdminRequest) -> AdminReply {
     admin(machine.link, &request, ADMIN_LIMIT).await.expect("the node answers")
 }
 
+#[allow(dead_code, reason = "each test binary uses a part of this module")]
 /// The machine that serves `slot`, as its own map and gate have it.
 pub fn server_of(machines: &[Machine], slot: Slot) -> Vec<usize> {
     use lockgate_engine::Gate;

@@ -24,7 +24,7 @@ const SHARD_SLOTS_MIN: usize = 1_500;
 /// Pause between two looks at a job.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// A source's newest jobs, of which the one that is watched must be one.
-const JOBS_LOOKED_AT: &[u8] = b"12";
+const JOBS_LOOKED_AT: &[u8] = b"64";
 /// A job that has not ended by then counts as stuck.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
 /// Writes that a probe must see acknowledged before its job starts, and again after it has ended.

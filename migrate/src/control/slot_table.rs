@@ -1,0 +1,115 @@
+//! The owners of all slots, as a value that is cheap to clone.
+//!
+//! The map is published after every batch of entries, and an entry touches few slots: a clone shares all chunks, and a
+//! change copies the chunk that it touches.
+
+use std::fmt;
+use std::ops::{Index, IndexMut};
+
+use lockgate_engine::Slot;
+use lockgate_runtime::sync::Arc;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::map::SlotOwner;
+use super::types::SLOT_COUNT;
+
+/// Slots of one chunk.
+const CHUNK: usize = 128;
+
+const _: () = assert!((SLOT_COUNT as usize).is_multiple_of(CHUNK));
+
+/// One [`SlotOwner`] for every slot.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SlotTable {
+    chunks: Vec<Arc<[SlotOwner; CHUNK]>>,
+}
+
+impl SlotTable {
+    /// Every slot with this owner.
+    pub fn filled(owner: SlotOwner) -> SlotTable {
+        let chunk = Arc::new([owner; CHUNK]);
+        SlotTable { chunks: vec![chunk; usize::from(SLOT_COUNT) / CHUNK] }
+    }
+
+    /// The owners, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = &SlotOwner> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    /// Changes the owners that `wanted` names; only their chunks are copied.
+    pub(super) fn change(
+        &mut self,
+        wanted: impl Fn(&SlotOwner) -> bool,
+        mut change: impl FnMut(&mut SlotOwner),
+    ) {
+        for chunk in &mut self.chunks {
+            if chunk.iter().any(&wanted) {
+                Arc::make_mut(chunk).iter_mut().filter(|owner| wanted(owner)).for_each(&mut change);
+            }
+        }
+    }
+}
+
+impl Index<Slot> for SlotTable {
+    type Output = SlotOwner;
+
+    fn index(&self, slot: Slot) -> &SlotOwner {
+        &self.chunks[slot.index() / CHUNK][slot.index() % CHUNK]
+    }
+}
+
+impl IndexMut<Slot> for SlotTable {
+    fn index_mut(&mut self, slot: Slot) -> &mut SlotOwner {
+        &mut Arc::make_mut(&mut self.chunks[slot.index() / CHUNK])[slot.index() % CHUNK]
+    }
+}
+
+impl fmt::Debug for SlotTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for SlotTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for SlotTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SlotTable, D::Error> {
+        let owners = Vec::<SlotOwner>::deserialize(deserializer)?;
+        if owners.len() != usize::from(SLOT_COUNT) {
+            return Err(serde::de::Error::invalid_length(owners.len(), &"one owner for each slot"));
+        }
+        let chunks = owners.as_chunks::<CHUNK>().0;
+        Ok(SlotTable { chunks: chunks.iter().map(|chunk| Arc::new(*chunk)).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::ShardId;
+
+    #[test]
+    fn a_change_copies_only_what_it_touches() {
+        let before = SlotTable::filled(SlotOwner::UNOWNED);
+        let mut after = before.clone();
+        let slot = Slot::new(200).unwrap();
+        after[slot].shard = Some(ShardId(3));
+        assert_eq!((before[slot].shard, after[slot].shard), (None, Some(ShardId(3))));
+        let shared = before.chunks.iter().zip(&after.chunks).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
+        assert_eq!(shared, before.chunks.len() - 1);
+        after.change(|owner| owner.shard.is_some(), |owner| owner.version += 1);
+        assert_eq!(after[slot].version, before[slot].version + 1);
+        let bytes = postcard::to_stdvec(&after).unwrap();
+        assert_eq!(postcard::from_bytes::<SlotTable>(&bytes).unwrap(), after);
+    }
+
+    #[test]
+    fn a_table_of_another_length_is_refused() {
+        let bytes = postcard::to_stdvec(&vec![SlotOwner::UNOWNED; 5]).unwrap();
+        assert!(postcard::from_bytes::<SlotTable>(&bytes).is_err());
+    }
+}
