@@ -3,18 +3,14 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use crate::context;
 use crate::error::OnCoreThread;
 
-/// Wakes a parked thread. Thread parking is std's and not part of any model, hence std's atomics.
-struct Unpark {
-    thread: Thread,
-    woken: AtomicBool,
-}
+/// Wakes a parked thread. An unpark that comes first is kept for the next park, so no wake-up is lost.
+struct Unpark(Thread);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
@@ -22,9 +18,7 @@ impl Wake for Unpark {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            self.thread.unpark();
-        }
+        self.0.unpark();
     }
 }
 
@@ -36,16 +30,14 @@ pub fn block_on_foreign<F: Future>(future: F) -> Result<F::Output, OnCoreThread>
     if context::is_core_thread() {
         return Err(OnCoreThread);
     }
-    let unpark = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(false) });
-    let waker = Waker::from(unpark.clone());
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return Ok(output);
         }
-        while !unpark.woken.swap(false, Ordering::AcqRel) {
-            std::thread::park();
-        }
+        // It may return for no reason; then the future is merely polled once more.
+        std::thread::park();
     }
 }

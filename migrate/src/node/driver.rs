@@ -223,7 +223,7 @@ impl Driver {
         }
     }
 
-    /// The finals of a freeze: sync them here, and let this shard's replicas do the same if this node leads it.
+    /// The finals of a freeze: sync them here, and if this node leads the target, gather who else has.
     fn on_barrier(&mut self, from: NodeId, id: JobId, attempt: Attempt, finals: Vec<SlotFinal>) {
         let job = self.map.jobs.get(&id);
         let Some(job) = job.filter(|job| job.attempt == attempt && job.state == JobState::Active) else {
@@ -241,10 +241,6 @@ impl Driver {
         tracing::debug!(job = id.0, attempt = attempt.0, "barrier begins here");
         if self.my_primary_shard() == Some(target) {
             self.target.begin(id, attempt, from);
-            let replicas: Vec<NodeId> = self.map.shards[&target].replicas.clone();
-            for replica in replicas {
-                self.tell(replica, ControlMessage::Barrier { job: id, attempt, finals: finals.clone() });
-            }
         }
         lockgate_runtime::spawn(sync_finals(Arc::clone(&self.shared), (id, attempt), generation, finals));
     }

@@ -22,7 +22,7 @@ pub(crate) enum ControlMessage {
     Raft(Vec<u8>),
     /// Encoded entries, for the leader to propose.
     Propose(Vec<Vec<u8>>),
-    /// The final versions of a freeze: source to target primary, and target primary to its replicas.
+    /// The final versions of a freeze: source to the target's primary and to its replicas.
     Barrier { job: JobId, attempt: Attempt, finals: Vec<SlotFinal> },
     /// A replica of the target has the finals on its disk, or says why it never will under this attempt.
     BarrierSynced { job: JobId, attempt: Attempt, boot: u64, result: Result<(), String> },

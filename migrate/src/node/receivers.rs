@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use lockgate_engine::{Gate, Generation, Slot, SlotError};
 use lockgate_net::link::stream::{FollowObserver, Follower, WhyRefused};
@@ -15,6 +16,7 @@ use lockgate_runtime::sync::Arc;
 use super::peers::{CONNECT_TIMEOUT, RECONNECT_PAUSE, hello};
 use super::shared::Shared;
 use crate::control::NodeId;
+use crate::replica::AckPolicy;
 
 /// A source whose map is behind does not have the slot yet: ask again after this time.
 const RETRY_NS: u64 = 10_000_000;
@@ -36,6 +38,9 @@ impl Drop for Source {
         self.task.abort();
     }
 }
+
+/// Pause between two syncs of what was received, where answers do not wait for them.
+const SYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// A slot that a source refused, as it reached the follower.
 type Refusal = (NodeId, Slot, Generation, WhyRefused);
@@ -135,7 +140,12 @@ impl Receivers {
         if !self.sources.contains_key(&node) {
             self.shared.map.load().as_ref().filter(|map| map.nodes.contains_key(&node))?;
             let news = News { node, refusals: Rc::clone(&self.refusals) };
-            let follower = Follower::new(self.shared.engine.clone(), Rc::new(news));
+            // Barriers sync by themselves; other syncs are waited for only where the policy says so.
+            let pause = match self.shared.config.ack {
+                AckPolicy::InSync => SYNC_PAUSE,
+                AckPolicy::InSyncSynced => Duration::ZERO,
+            };
+            let follower = Follower::with_sync_pause(self.shared.engine.clone(), Rc::new(news), pause);
             let task = lockgate_runtime::spawn(keep_linked(Arc::clone(&self.shared), node, follower.clone()));
             self.sources.insert(node, Source { follower, task });
         }

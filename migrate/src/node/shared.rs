@@ -66,6 +66,13 @@ pub struct JobProgress {
     pub last_reason: String,
 }
 
+impl JobProgress {
+    /// Whether it says that nothing is left to do, with all figures.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+}
+
 /// Shared by all cores of a node.
 pub(crate) struct Shared {
     pub engine: Engine,

@@ -158,7 +158,10 @@ impl SourceJobs {
     fn publish(&self, shared: &Shared) {
         let mut progress = shared.progress.lock();
         for (&id, job) in &self.jobs {
-            progress.insert(id, job.report());
+            // What is over was published with its last figures.
+            if job.machine.phase() != Phase::Over || !progress.get(&id).is_some_and(JobProgress::is_over) {
+                progress.insert(id, job.report());
+            }
         }
         // Reports live as long as the map's memory of the job.
         progress.retain(|id, _| self.jobs.contains_key(id));
@@ -273,10 +276,11 @@ impl SourceJob {
             synced: Vec::new(),
             target_in_sync_version: map.shards[&job.target].in_sync_version,
         });
-        errands.push(Errand::Tell(
-            self.target,
-            ControlMessage::Barrier { job: id, attempt, finals: self.finals.clone() },
-        ));
+        // All members at once; each reports to the target's primary.
+        for member in map.shards[&job.target].members() {
+            let finals = self.finals.clone();
+            errands.push(Errand::Tell(member, ControlMessage::Barrier { job: id, attempt, finals }));
+        }
         self.take(id, Event::Frozen(attempt), shared, map, now_ns, errands);
     }
 

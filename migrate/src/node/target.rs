@@ -12,9 +12,16 @@ use crate::job::BarrierAcks;
 
 struct Barrier {
     attempt: Attempt,
-    source: NodeId,
+    /// Whom to tell; unknown while only members' words have arrived.
+    source: Option<NodeId>,
     acks: BarrierAcks,
     reported: bool,
+}
+
+impl Barrier {
+    fn new(attempt: Attempt) -> Self {
+        Self { attempt, source: None, acks: BarrierAcks::default(), reported: false }
+    }
 }
 
 /// Barriers and releases of the jobs whose target is this node's shard while it is primary.
@@ -30,9 +37,9 @@ impl TargetJobs {
         &self.released
     }
 
-    /// The source began a barrier.
+    /// The source began a barrier. Members' words may have come first.
     pub fn begin(&mut self, job: JobId, attempt: Attempt, source: NodeId) {
-        self.barriers.insert(job, Barrier { attempt, source, acks: BarrierAcks::default(), reported: false });
+        self.barrier(job, attempt).source = Some(source);
     }
 
     /// A member has synced the finals. Returns the message to the source once the barrier has passed.
@@ -46,20 +53,31 @@ impl TargetJobs {
         boot: u64,
     ) -> Option<(NodeId, ControlMessage)> {
         let job = map.jobs.get(&id).filter(|job| job.attempt == attempt && job.state == JobState::Active)?;
-        let barrier = self.barriers.get_mut(&id).filter(|b| b.attempt == attempt && !b.reported)?;
+        let barrier = self.barrier(id, attempt);
         barrier.acks.synced(node, boot);
+        let source = barrier.source.filter(|_| !barrier.reported)?;
         let in_sync = map.shards[&job.target].in_sync.iter().map(|(&node, &boot)| (node, boot));
         let synced = barrier.acks.evidence(in_sync)?;
         barrier.reported = true;
-        Some((barrier.source, ControlMessage::BarrierPassed { job: id, attempt, synced }))
+        Some((source, ControlMessage::BarrierPassed { job: id, attempt, synced }))
     }
 
     /// A member will never sync the finals under this attempt. Returns the message to the source.
     #[must_use]
     pub fn failed(&mut self, id: JobId, attempt: Attempt, why: String) -> Option<(NodeId, ControlMessage)> {
         let barrier = self.barriers.get_mut(&id).filter(|b| b.attempt == attempt && !b.reported)?;
+        let source = barrier.source?;
         barrier.reported = true;
-        Some((barrier.source, ControlMessage::BarrierFailed { job: id, attempt, why }))
+        Some((source, ControlMessage::BarrierFailed { job: id, attempt, why }))
+    }
+
+    /// The barrier of this attempt; what was known of an earlier one is void.
+    fn barrier(&mut self, job: JobId, attempt: Attempt) -> &mut Barrier {
+        let barrier = self.barriers.entry(job).or_insert_with(|| Barrier::new(attempt));
+        if barrier.attempt < attempt {
+            *barrier = Barrier::new(attempt);
+        }
+        barrier
     }
 
     /// The source's word that it has stopped. Whether it names a commit is checked where it takes effect.

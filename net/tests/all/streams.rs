@@ -250,17 +250,18 @@ fn snapshot_and_tail_arrive_while_writers_write() {
         two.keep_following();
         // Another core writes as well.
         let (source, done) =
-            (two.source.clone(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+            (two.source.clone(), std::sync::Arc::new(lockgate_runtime::sync::atomic::AtomicBool::new(false)));
         let flag = done.clone();
         current().spawn_on(1, move || async move {
             for round in 60..160 {
                 write_round(&source, round, 200);
                 lockgate_runtime::yield_now().await;
             }
-            flag.store(true, std::sync::atomic::Ordering::Release);
+            flag.store(true, lockgate_runtime::sync::atomic::Ordering::Release);
         });
         two.write(60, 4_000).await;
-        until("the other core's writes", || done.load(std::sync::atomic::Ordering::Acquire)).await;
+        until("the other core's writes", || done.load(lockgate_runtime::sync::atomic::Ordering::Acquire))
+            .await;
         two.settle().await;
         assert!(two.fed.sent_bytes.get() > 0);
         two.end().await;

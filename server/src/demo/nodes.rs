@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_line_of_a_ready_node_is_understood() {
-        let line = "lockgate: clients on 127.0.0.1:4000, nodes on 127.0.0.1:5000, data in /tmp/x, y\n";
+        let line = "lockgate: clients on 127.0.0.1:4000, nodes on 127.0.0.1:5000, data in some folder, y\n";
         let (listen, link) = addresses(line).unwrap();
         assert_eq!((listen.port(), link.port()), (4000, 5000));
         assert_eq!(addresses("error: no\n"), None);

@@ -20,7 +20,7 @@ use crate::client::{Answer, ClientConfig, ClusterClient, Command, Outcome};
 /// How many slots of a handover are probed.
 pub const SLOTS_PROBED: usize = 2;
 /// Between two rounds of writes: a probe should notice a gap, not make one by taking the machine for itself.
-pub const ROUND_PAUSE: Duration = Duration::from_micros(200);
+pub const ROUND_PAUSE: Duration = Duration::from_micros(1_000);
 
 const PROBE_VALUE: &[u8] = b"a value that is written again and again while its slot moves";
 

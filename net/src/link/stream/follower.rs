@@ -51,6 +51,8 @@ struct Inner {
     outgoing: Event,
     /// Something to wait for to be synced.
     unsynced: Event,
+    /// Between two rounds of syncs.
+    sync_pause: Duration,
 }
 
 #[derive(Default)]
@@ -100,12 +102,19 @@ impl std::fmt::Debug for Follower {
 impl Follower {
     /// A follower into this engine that wants no slots yet.
     pub fn new(engine: Engine, observer: Rc<dyn FollowObserver>) -> Self {
+        Self::with_sync_pause(engine, observer, Duration::ZERO)
+    }
+
+    /// As [`Follower::new`], but with a pause between two rounds of syncs: for sources that wait for "received" only,
+    /// where a sync after the other would take the disk from those who need it.
+    pub fn with_sync_pause(engine: Engine, observer: Rc<dyn FollowObserver>, sync_pause: Duration) -> Self {
         Self(Rc::new(Inner {
             engine,
             observer,
             state: RefCell::default(),
             outgoing: Event::new(),
             unsynced: Event::new(),
+            sync_pause,
         }))
     }
 
@@ -362,6 +371,9 @@ impl Inner {
                 link.cursors_synced.extend(round.cursors);
             });
             self.outgoing.notify_all();
+            if !self.sync_pause.is_zero() {
+                lockgate_runtime::sleep(self.sync_pause).await;
+            }
         }
     }
 

@@ -1,0 +1,187 @@
+//! Clients that know nothing of Lockgate find their keys while slots move: the `redis` crate's cluster client, and
+//! `redis-cli -c`.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use common::{Cluster, key_of, text};
+use lockgate::client::{Outcome, Reply};
+use lockgate_runtime::sync::atomic::{AtomicBool, Ordering};
+use redis::TypedCommands;
+
+/// Jobs that move slots forth, and as many that move them back.
+const ROUND_TRIPS: usize = 4;
+/// Keys of each client.
+const KEYS: u32 = 300;
+/// Clients that work at the same time.
+const CLIENTS: u32 = 2;
+
+/// Writes, reads and deletes keys of its own until `stop`. Returns what each key must hold, and how many commands were
+/// answered; every read must give what was written last.
+fn work(addrs: &[String], client: u32, stop: &AtomicBool) -> (BTreeMap<String, Option<String>>, u64) {
+    let builder = redis::cluster::ClusterClient::builder(addrs.to_vec()).retries(1_000).max_retry_wait(20);
+    let mut connection = builder.build().expect("a client").get_connection().expect("a connection");
+    let (mut expected, mut commands) = (BTreeMap::new(), 0);
+    for round in 0.. {
+        for number in 0..KEYS {
+            let key = format!("client-{client}-key-{number}");
+            let before = expected.get(&key).cloned().flatten();
+            assert_eq!(connection.get(&key).expect("GET"), before, "{key} before round {round}");
+            let after = if (round + number) % 7 == 6 {
+                let existed = connection.del(&key).expect("DEL");
+                assert_eq!(existed, usize::from(before.is_some()), "{key} in round {round}");
+                None
+            } else {
+                let value = format!("{key} in round {round}");
+                connection.set(&key, &value).expect("SET");
+                Some(value)
+            };
+            assert_eq!(connection.get(&key).expect("GET"), after, "{key} in round {round}");
+            expected.insert(key, after);
+            commands += 3;
+            if stop.load(Ordering::Relaxed) && round > 0 {
+                return (expected, commands);
+            }
+        }
+    }
+    unreachable!("it works until it is stopped")
+}
+
+#[test]
+fn the_redis_crate_reads_what_it_wrote_while_slots_move() {
+    let cluster = Cluster::start(2, 1, &[]);
+    let addrs: Vec<String> = cluster.addrs().iter().map(|addr| format!("redis://{addr}")).collect();
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        // Also when a move fails: else the clients would never end.
+        let _stop = StopOnDrop(&stop);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (addrs, stop) = (&addrs, &stop);
+                scope.spawn(move || work(addrs, client, stop))
+            })
+            .collect();
+        // Shard 1 owns the first half of the slots, shard 2 (node 2 is its primary) the other.
+        for _ in 0..ROUND_TRIPS {
+            cluster.migrate(0, 2, 0, 3_999);
+            cluster.migrate(2, 0, 12_000, 16_383);
+            cluster.migrate(2, 0, 0, 3_999);
+            cluster.migrate(0, 2, 12_000, 16_383);
+        }
+        stop.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().expect("a client")).collect::<Vec<_>>()
+    });
+    // And once more with another client, when nothing moves.
+    let mut ours = cluster.client();
+    for (expected, commands) in written {
+        assert!(commands > u64::from(KEYS), "only {commands} commands");
+        for (key, value) in expected {
+            let read = ours.get(key.as_bytes());
+            let Outcome::Acknowledged(read) = read else { panic!("{key}: {read:?}") };
+            assert_eq!(read, value.map(String::into_bytes), "{key}");
+        }
+    }
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What `redis-cli -c` prints, without the redirections that it followed.
+fn redis_cli(port: u16, args: &[&str]) -> String {
+    let mut command = Command::new("redis-cli");
+    command.args(["-c", "-h", "127.0.0.1", "-p", &port.to_string()]).args(args).stdin(Stdio::null());
+    let output = command.output().expect("redis-cli runs");
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+}
+
+#[test]
+fn redis_cli_follows_moved_slots() {
+    if Command::new("redis-cli").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("SKIPPED: redis-cli is not installed, so nothing was tested with it");
+        return;
+    }
+    let cluster = Cluster::start(2, 1, &[]);
+    let slots = [0_u16, 100, 8_191, 8_192, 16_383];
+    let ports: Vec<u16> = cluster.addrs().iter().map(|addr| addr.port()).collect();
+    for slot in slots {
+        assert_eq!(redis_cli(ports[0], &["SET", &key_of(slot, 0), &format!("first {slot}")]), "OK");
+    }
+    cluster.migrate(0, 2, 0, 99);
+    cluster.migrate(0, 2, 100, 4_000);
+    cluster.migrate(2, 0, 16_000, 16_383);
+    // Whichever node is asked, replicas too.
+    for &port in &ports {
+        for slot in slots {
+            let key = key_of(slot, 0);
+            assert_eq!(redis_cli(port, &["GET", &key]), format!("first {slot}"), "at {port}");
+            let value = format!("from {port}");
+            assert_eq!(redis_cli(port, &["SET", &key_of(slot, 1), &value]), "OK");
+            assert_eq!(redis_cli(ports[3], &["GET", &key_of(slot, 1)]), value);
+        }
+    }
+    assert_eq!(redis_cli(ports[1], &["DEL", &key_of(100, 0)]), "1");
+    assert_eq!(redis_cli(ports[0], &["EXISTS", &key_of(100, 0)]), "0");
+    assert_eq!(redis_cli(ports[0], &["CLUSTER", "KEYSLOT", "foo"]), "12182");
+    let info = redis_cli(ports[0], &["CLUSTER", "INFO"]);
+    assert!(info.contains("cluster_state:ok") && info.contains("cluster_slots_assigned:16384"), "{info}");
+    let map = redis_cli(ports[3], &["CLUSTER", "SLOTS"]);
+    assert!(map.lines().any(|line| line.ends_with(&ports[2].to_string())), "{map}");
+}
+
+/// First slot, last slot, and the members' ports, of each row.
+fn rows(slots: &Reply) -> Vec<(i64, i64, Vec<u16>)> {
+    let Reply::Array(rows) = slots else { panic!("{slots:?}") };
+    let row = |row: &Reply| {
+        let Reply::Array(parts) = row else { panic!("{row:?}") };
+        let [Reply::Integer(first), Reply::Integer(last), members @ ..] = &parts[..] else {
+            panic!("{row:?}")
+        };
+        let port = |member: &Reply| {
+            let Reply::Array(parts) = member else { panic!("{member:?}") };
+            let [host, Reply::Integer(port), name] = &parts[..] else { panic!("{member:?}") };
+            assert_eq!((text(host).as_str(), text(name).len()), ("127.0.0.1", 40));
+            *port as u16
+        };
+        (*first, *last, members.iter().map(port).collect())
+    };
+    rows.iter().map(row).collect()
+}
+
+#[test]
+fn the_map_is_told_as_clients_expect_it() {
+    let cluster = Cluster::start(2, 1, &[]);
+    cluster.migrate(0, 2, 100, 199);
+    let ports: Vec<u16> = cluster.addrs().iter().map(|addr| addr.port()).collect();
+    let (one, two) = (ports[..2].to_vec(), ports[2..].to_vec());
+    let expected = [(0, 99, one.clone()), (100, 199, two.clone()), (200, 8_191, one), (8_192, 16_383, two)];
+    for node in &cluster.nodes {
+        common::until("every node has learnt of the move", || {
+            (rows(&node.ask(&["CLUSTER", "SLOTS"]).expect("a map")) == expected).then_some(())
+        });
+        let info = text(&node.ask(&["CLUSTER", "INFO"]).expect("a text"));
+        for line in [
+            "cluster_enabled:1",
+            "cluster_state:ok",
+            "cluster_slots_assigned:16384",
+            "cluster_slots_ok:16384",
+            "cluster_known_nodes:4",
+            "cluster_size:2",
+        ] {
+            assert!(info.lines().any(|have| have == line), "{line} is not in {info}");
+        }
+        for (key, slot) in [("foo", 12_182), ("{user1000}.following", 3_443), ("{user1000}.followers", 3_443)]
+        {
+            assert_eq!(node.ask(&["CLUSTER", "KEYSLOT", key]), Ok(Reply::Integer(slot)));
+        }
+    }
+    let moved = cluster.nodes[0].ask(&["GET", &key_of(150, 0)]);
+    assert_eq!(moved, Err(format!("MOVED 150 127.0.0.1:{}", ports[2])));
+}
