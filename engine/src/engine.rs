@@ -83,6 +83,11 @@ impl Engine {
         Keyspace::new(self.clone(), number)
     }
 
+    /// How many cores it uses: each has a log. The runtime may have more.
+    pub fn cores(&self) -> usize {
+        self.inner.logs.len()
+    }
+
     /// A core's log. Panics if there is no such core.
     pub fn log(&self, core: usize) -> &Log {
         &self.inner.logs[core]

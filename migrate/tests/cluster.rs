@@ -81,10 +81,19 @@ fn slots_move_in_simulated_time() {
 
 #[test]
 fn slots_move_on_the_ring() {
+    on_the_ring(1);
+}
+
+#[test]
+fn slots_move_between_nodes_of_several_cores() {
+    on_the_ring(3);
+}
+
+fn on_the_ring(cores: usize) {
     common::log_to_stderr();
     let folder = tempfile::tempdir().expect("a folder");
     let runtimes: Vec<Runtime> = (0..4)
-        .map(|_| Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("io_uring"))
+        .map(|_| Runtime::builder().cores(cores).pin(false).spin_us(0).build().expect("io_uring"))
         .collect();
     let dirs = (1..=4).map(|n| folder.path().join(n.to_string())).collect();
     let client = Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("io_uring");

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use lockgate_engine::Engine;
 use lockgate_migrate::{AckPolicy, Node};
@@ -17,6 +18,10 @@ use crate::service::Commands;
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Bytes of large requests that may be arriving at once.
 pub const LARGE_INPUT_BYTES_MAX: usize = 2 << 30;
+/// How long an address may stay in use: the system keeps the sockets of a killed process for a moment.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
+/// Pause between two tries of an address.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
 
 enum Ending {
     Signal,
@@ -31,11 +36,15 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     }
     let (tell, ended) = mpsc::channel();
     watch_signals(tell.clone())?;
+    check_free(args.listen)?;
+    check_free(args.link)?;
     let cores = args.cores.map_or_else(available_cores, usize::from);
     let builder = Runtime::builder().cores(cores).pin(args.pin).spin_us(args.spin_us).name("lockgate");
     let runtime = builder.build().map_err(CommandError::serve)?;
-    let (node, listen) = start(&runtime, args)?;
-    let clients_gone = serve_clients(&runtime, &node, listen);
+    let (serving, clients_gone) = mpsc::channel();
+    let clients = Clients { limits: Limits::new(CONNECTIONS_MAX, LARGE_INPUT_BYTES_MAX), serving };
+    let (node, listen) = start(&runtime, args, clients.clone())?;
+    serve_on_other_cores(&runtime, &node, listen, clients)?;
     let watched = node.stopping();
     runtime.spawn_on(0, move || async move {
         watched.stopped().await;
@@ -81,39 +90,85 @@ fn watch_signals(tell: mpsc::Sender<Ending>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Serves clients on every core. The receiver is hung up when the last core has none left.
-fn serve_clients(runtime: &Runtime, node: &Node, listen: SocketAddr) -> mpsc::Receiver<()> {
-    let (serving, gone) = mpsc::channel::<()>();
-    let limits = Limits::new(CONNECTIONS_MAX, LARGE_INPUT_BYTES_MAX);
-    for core in 0..runtime.cores() {
-        let (node, stop, limits, serving) = (node.clone(), node.stopping(), limits.clone(), serving.clone());
-        runtime.spawn_on(core, move || async move {
-            match TcpListener::bind(listen).await {
-                Ok(listener) => resp::serve(listener, Rc::new(Commands::new(node)), stop, limits).await,
-                Err(error) => tracing::error!(core, %listen, %error, "this core takes no clients"),
-            }
-            drop(serving);
-        });
+/// The cores' sockets share a port, and would share it with another process', too, with nobody noticing.
+fn check_free(addr: SocketAddr) -> Result<(), CommandError> {
+    if addr.port() == 0 {
+        return Ok(());
     }
-    gone
+    let give_up = Instant::now() + ADDRESS_LIMIT;
+    loop {
+        match std::net::TcpListener::bind(addr) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                std::thread::sleep(ADDRESS_PAUSE);
+            }
+            Err(error) => return Err(cannot_listen(addr, &error)),
+        }
+    }
 }
 
-/// Opens the engine and starts the node on core 0; returns it with the address that clients reach it at.
-fn start(runtime: &Runtime, args: &ServeArgs) -> Result<(Node, SocketAddr), CommandError> {
+fn cannot_listen(addr: SocketAddr, error: &std::io::Error) -> CommandError {
+    CommandError::Serve(format!("cannot listen on {addr}: {error}"))
+}
+
+/// What the cores share that serve clients.
+#[derive(Clone)]
+struct Clients {
+    limits: Limits,
+    /// Dropped by each core when its last client is gone.
+    serving: mpsc::Sender<()>,
+}
+
+impl Clients {
+    /// Serves clients on this core.
+    fn serve(self, listener: TcpListener, node: &Node) {
+        let (stop, commands) = (node.stopping(), Rc::new(Commands::new(node.clone())));
+        lockgate_runtime::spawn(async move {
+            resp::serve(listener, commands, stop, self.limits).await;
+            drop(self.serving);
+        });
+    }
+}
+
+/// Serves clients on all cores but the first. When it returns, every one of them listens.
+fn serve_on_other_cores(
+    runtime: &Runtime,
+    node: &Node,
+    listen: SocketAddr,
+    clients: Clients,
+) -> Result<(), CommandError> {
+    for core in 1..runtime.cores() {
+        let (node, clients) = (node.clone(), clients.clone());
+        let served = runtime.block_on(core, move || async move {
+            clients.serve(TcpListener::bind(listen).await?, &node);
+            Ok(())
+        });
+        served.map_err(|error| cannot_listen(listen, &error))?;
+    }
+    Ok(())
+}
+
+/// Opens the engine, starts the node on core 0 and serves clients there; returns it with the address that they reach it at.
+fn start(runtime: &Runtime, args: &ServeArgs, clients: Clients) -> Result<(Node, SocketAddr), CommandError> {
     let (args, on) = (args.clone(), runtime.clone());
     runtime.block_on(0, move || async move {
-        // Bound here once, so that port 0 has become a number before it is told to anybody.
+        // First of all, so that port 0 has become a number before it is told to anybody. Early clients wait in its queue.
         let bound = TcpListener::bind(args.listen).await;
-        let bound = bound
-            .map_err(|error| CommandError::Serve(format!("cannot listen on {}: {error}", args.listen)))?;
+        let bound = bound.map_err(|error| cannot_listen(args.listen, &error))?;
         let listen = bound.local_addr();
-        let engine =
-            Engine::builder(&args.data).clustered(true).open_on(&on).await.map_err(CommandError::serve)?;
+        let engine = Engine::builder(&args.data)
+            .clustered(true)
+            .cores(on.cores())
+            .open_on(&on)
+            .await
+            .map_err(CommandError::serve)?;
         let policy = match args.ack {
             Ack::Written => AckPolicy::InSync,
             Ack::Synced => AckPolicy::InSyncSynced,
         };
         let node = Node::builder(engine).link(args.link).listen(listen).ack(policy).start().await;
-        Ok((node.map_err(CommandError::serve)?, listen))
+        let node = node.map_err(CommandError::serve)?;
+        clients.serve(bound, &node);
+        Ok((node, listen))
     })
 }

@@ -197,7 +197,11 @@ impl Writer {
 
     async fn sync(&mut self) -> Result<(), LogFailed> {
         let covered = self.shared.written.get();
+        let began_ns = lockgate_runtime::now_ns();
         self.file.file.sync_data().await.map_err(|error| self.failed("syncing", error))?;
+        let elapsed_us = (lockgate_runtime::now_ns() - began_ns) / 1_000;
+        let bytes = covered - self.shared.synced.get();
+        tracing::trace!(log = %self.shared.name, bytes, elapsed_us, "synced");
         self.sync_due_at_ns = None;
         self.shared.advance_synced(covered);
         Ok(())

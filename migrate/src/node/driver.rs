@@ -51,10 +51,8 @@ const EARLY_BARRIERS_MAX: usize = 64;
 /// Why the driver ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
-    /// The control log failed; the node has stepped down.
-    #[error(
-        "the control log failed, this node no longer votes or serves; restart it once the disk is sound: {0}"
-    )]
+    /// The control log or a core's log failed; the node has stepped down.
+    #[error("a log failed, this node no longer votes or serves; restart it once the disk is sound: {0}")]
     Log(#[from] lockgate_engine::log::LogFailed),
     /// The control log is full of entries that were not written yet.
     #[error("the control log cannot take more: {0}")]
@@ -140,7 +138,7 @@ impl Driver {
                     self.take(input)?;
                 }
             }
-            self.tick();
+            self.tick()?;
             self.flush();
             self.drive_consensus()?;
         }
@@ -313,14 +311,20 @@ impl Driver {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), DriverError> {
         let now_ns = lockgate_runtime::now_ns();
         while self.next_raft_tick_ns <= now_ns {
             self.next_raft_tick_ns += RAFT_TICK_NS;
             self.raft.tick();
         }
         if self.next_tick_ns > now_ns {
-            return;
+            return Ok(());
+        }
+        // A core's log that failed takes the node's vote with it (R19).
+        for core in 0..self.shared.engine.cores() {
+            if let Some(failed) = self.shared.engine.log(core).failure() {
+                return Err(DriverError::Log(failed));
+            }
         }
         let mine = self.my_primary_shard();
         let errands = self.source.tick(&self.shared, &self.map, now_ns);
@@ -337,6 +341,7 @@ impl Driver {
         self.proposals.repeat_overdue(now_ns);
         let busy = self.source.is_busy() || self.receivers.is_busy();
         self.next_tick_ns = now_ns + if busy { BUSY_TICK_NS } else { IDLE_TICK_NS };
+        Ok(())
     }
 
     /// After a restart: tell the cluster the new boot, then ask to lead again what this node led (R2).

@@ -34,7 +34,7 @@ async fn hold_finals(
     generation: Generation,
     finals: &[SlotFinal],
 ) -> Result<(), FinalsFault> {
-    let mut ends: Vec<Option<LogTicket>> = vec![None; engine.runtime().cores()];
+    let mut ends: Vec<Option<LogTicket>> = vec![None; engine.cores()];
     for last in finals {
         let slot = slot_of(last);
         let status = arrival(engine, slot, generation, last).await;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use futures_channel::mpsc;
+use futures_channel::{mpsc, oneshot};
 use lockgate_engine::Engine;
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
 use lockgate_runtime::sync::{Arc, Mutex};
@@ -38,6 +38,9 @@ pub enum StartError {
     /// The control log or the cluster file could not be opened.
     #[error(transparent)]
     Store(#[from] control_store::StoreError),
+    /// The node's cores have stopped.
+    #[error("this node has stopped")]
+    Stopped,
     /// The node was given a cluster twice at the same moment.
     #[error("this node is being taken into a cluster already")]
     Busy,
@@ -126,8 +129,19 @@ impl NodeBuilder {
     }
 }
 
-/// Makes this node a member of the genesis' cluster: durable first, then the driver starts.
+/// Makes this node a member of the genesis' cluster: durable first, then the driver starts, on core 0.
 pub(super) async fn join(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
+    let (tell, joined) = oneshot::channel();
+    let runtime = shared.engine.runtime().clone();
+    let shared = Arc::clone(shared);
+    runtime.spawn_on(0, move || async move {
+        // Whoever asked may have gone; what was done stays done.
+        let _ = tell.send(join_here(&shared, genesis).await);
+    });
+    joined.await.unwrap_or(Err(StartError::Stopped))
+}
+
+async fn join_here(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
     // Checked before anything is written: a genesis that cannot start must not be what the next start finds.
     control_store::check_genesis(&shared.engine, &genesis).map_err(StartError::Genesis)?;
     if shared.driver_inbox.lock().is_none() {

@@ -29,6 +29,7 @@ pub async fn start(runtime: Runtime, dir: PathBuf, link: SocketAddr) -> Machine 
     runtime.spawn_on(0, move || async move {
         let engine = Engine::builder(&path)
             .clustered(true)
+            .cores(rt.cores())
             .log_file_bytes(1 << 20)
             .open_on(&rt)
             .await

@@ -9,7 +9,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +21,10 @@ use tempfile::TempDir;
 
 /// The most that anything waited for may take, on a machine that has other things to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// An address of this machine whose port the system chooses.
+pub const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// What nodes write to standard error. The streams' followers name each slot of a job.
+const LOG: &str = "info,lockgate_net::link::stream=warn";
 /// Pause between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -70,9 +74,17 @@ impl NodeProcess {
 
     /// Starts a node that may refuse to.
     pub fn try_start(data: &Path, options: &[&str]) -> Result<NodeProcess, NotStarted> {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        Self::launch(data.to_owned(), options, any, any)
+        Self::launch(data.to_owned(), options, ANY, ANY)
+    }
+
+    /// Starts a node that may refuse to, on these addresses; one with port 0 is chosen by the system.
+    pub fn try_start_at(
+        data: &Path,
+        listen: SocketAddr,
+        link: SocketAddr,
+    ) -> Result<NodeProcess, NotStarted> {
+        Self::launch(data.to_owned(), Vec::new(), listen, link)
     }
 
     fn launch(
@@ -87,7 +99,7 @@ impl NodeProcess {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
         command.args(["serve", "--cores", "1", "--pin", "false", "--spin-us", "0", "--exit-with-parent"]);
         command.args(["--listen", &listen.to_string(), "--link", &link.to_string(), "--data"]).arg(&data);
-        command.args(&options).env("LOCKGATE_LOG", "info");
+        command.args(&options).env("NO_COLOR", "1").env("LOCKGATE_LOG", LOG);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().expect("the binary runs");
         let mut line = String::new();
@@ -331,4 +343,20 @@ pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).expect("the file is read");
     change(&mut bytes);
     fs::write(path, bytes).expect("the file is written");
+}
+
+/// One key for each slot, in the order of the slots.
+pub fn keys_of_all_slots() -> Vec<String> {
+    let mut keys = vec![String::new(); usize::from(lockgate_engine::SLOTS)];
+    let (mut found, mut number) = (0, 0_u32);
+    while found < keys.len() {
+        let key = format!("slot-key-{number}");
+        let place = &mut keys[Slot::of_key(key.as_bytes()).index()];
+        if place.is_empty() {
+            *place = key;
+            found += 1;
+        }
+        number += 1;
+    }
+    keys
 }

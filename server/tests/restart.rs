@@ -1,0 +1,286 @@
+//! Nodes die by SIGKILL while they are written to, and come back: what was acknowledged as synced is there, and no slot is
+//! left frozen or without an owner.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Cluster, NodeProcess, key_of, newest_job, until};
+use lockgate::client::{ClientConfig, ClusterClient, Command, Outcome, Pipeline, Reply, Timeouts};
+use lockgate_runtime::sync::Mutex;
+use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Keys that a writer goes round.
+const KEYS: u32 = 40;
+/// Batches that must be acknowledged before a node is killed, and again after it has come back.
+const BATCHES: u64 = 25;
+
+/// What one key's only writer knows of it. Values are numbers that only grow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The last number that was acknowledged as synced.
+    synced: u64,
+    /// The last number that was sent.
+    sent: u64,
+}
+
+/// What a writer did, readable while it goes on.
+#[derive(Default)]
+struct Written {
+    keys: Mutex<BTreeMap<String, Known>>,
+    acknowledged: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Written {
+    fn sending(&self, keys: &[String], number: u64) {
+        keys.iter().for_each(|key| self.keys.lock().entry(key.clone()).or_default().sent = number);
+    }
+
+    fn synced(&self, keys: &[String], number: u64) {
+        keys.iter().for_each(|key| self.keys.lock().entry(key.clone()).or_default().synced = number);
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits for more acknowledgements.
+    fn wait_for_more(&self) {
+        let enough = self.acknowledged.load(Ordering::Relaxed) + BATCHES;
+        until("the writer makes progress", || {
+            (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
+        });
+    }
+
+    /// Every key must hold what was acknowledged last, or something that was sent after that.
+    fn check(&self, client: &mut ClusterClient) {
+        let keys = self.keys.lock().clone();
+        assert!(keys.values().filter(|known| known.synced > 0).count() > 5, "too little was acknowledged");
+        for (key, known) in keys {
+            let read = client.get(key.as_bytes());
+            let Outcome::Acknowledged(value) = read else { panic!("{key}: {read:?}") };
+            let number = value.map_or(0, |value| String::from_utf8_lossy(&value).parse().expect("a number"));
+            let allowed = known.synced..=known.sent;
+            assert!(allowed.contains(&number), "{key} holds {number}, which is not in {allowed:?}");
+        }
+    }
+}
+
+/// Ends the writers also when a test fails: else it would wait for them for ever.
+struct StopOnDrop<'a>(&'a Written);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends batches of writes to one node, each closed by WAITAOF, on a new connection whenever one breaks.
+fn write_with_waitaof(node: std::net::SocketAddr, keys: &[String], written: &Written) {
+    let timeouts = common::patient().timeouts;
+    let mut connection = lockgate::client::Connection::connect(node, timeouts);
+    for number in 1.. {
+        if written.stopped() {
+            return;
+        }
+        let Some(open) = connection.as_mut().ok().filter(|connection| !connection.is_broken()) else {
+            connection = lockgate::client::Connection::connect(node, timeouts);
+            continue;
+        };
+        let from = number as usize * 5 % keys.len();
+        let keys = &keys[from..(from + 5).min(keys.len())];
+        let mut batch = Pipeline::new();
+        for key in keys {
+            batch.push(&[b"SET", key.as_bytes(), number.to_string().as_bytes()]);
+        }
+        batch.push(&[b"WAITAOF", b"1", b"0", b"30000"]);
+        written.sending(keys, number);
+        let (replies, _) = open.pipeline(&batch);
+        let stored = replies.iter().filter(|reply| **reply == Reply::Simple("OK".into())).count();
+        let synced = matches!(replies.last(), Some(Reply::Array(counts)) if counts[0] == Reply::Integer(1));
+        if stored == keys.len() && synced {
+            written.synced(keys, number);
+        }
+    }
+}
+
+/// A client that soon gives up, so that a writer notices that it should stop.
+fn hasty() -> ClientConfig {
+    let second = std::time::Duration::from_secs(1);
+    ClientConfig { timeouts: Timeouts { connect: second, answer: 15 * second }, retry: second }
+}
+
+/// Writes one key after the other to nodes that acknowledge only what is synced.
+fn write_until_stopped(nodes: &[std::net::SocketAddr], keys: &[String], written: &Written) {
+    let mut client = ClusterClient::new(nodes, hasty());
+    for number in 1.. {
+        if written.stopped() {
+            return;
+        }
+        let keys = &keys[number as usize % keys.len()..][..1];
+        written.sending(keys, number);
+        if let Outcome::Acknowledged(()) = client.set(keys[0].as_bytes(), number.to_string().as_bytes()) {
+            written.synced(keys, number);
+        }
+    }
+}
+
+/// Every slot takes a write and gives it back.
+fn assert_every_slot_is_served(cluster: &Cluster) {
+    let slots = common::keys_of_all_slots();
+    let keys: Vec<&[u8]> = slots.iter().map(|key| key.as_bytes()).collect();
+    let mut client = cluster.client();
+    for keys in keys.chunks(1_024) {
+        let writes: Vec<Command<'_>> = keys.iter().map(|key| Command::Set(key, b"served")).collect();
+        let reads: Vec<Command<'_>> = keys.iter().map(|key| Command::Get(key)).collect();
+        for commands in [writes, reads] {
+            for (command, outcome) in commands.iter().zip(client.execute(&commands)) {
+                assert!(matches!(outcome, Outcome::Acknowledged(_)), "{command:?}: {outcome:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_waitaof_acknowledged_outlives_a_kill_of_a_lone_primary() {
+    let mut cluster = Cluster::start(3, 0, &[]);
+    // The first node owns slots 0 to 5,460.
+    let keys: Vec<String> = (0..KEYS).map(|number| key_of(number as u16 * 130, number)).collect();
+    let (written, node) = (Written::default(), cluster.nodes[0].listen);
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&written);
+        scope.spawn(|| write_with_waitaof(node, &keys, &written));
+        for _ in 0..2 {
+            written.wait_for_more();
+            cluster.nodes[0].kill();
+            cluster.nodes[0].restart();
+        }
+        written.wait_for_more();
+        // The last time nobody overwrites what should have survived.
+        cluster.nodes[0].kill();
+    });
+    cluster.nodes[0].restart();
+    written.check(&mut cluster.client());
+    assert_every_slot_is_served(&cluster);
+}
+
+/// Kills `victim` of two shards with a replica each (0 and 2 are primaries) under load, twice.
+fn kill_under_synced_load(victim: usize) {
+    let mut cluster = Cluster::start(2, 1, &["--ack", "synced"]);
+    let keys: Vec<String> = (0..KEYS).map(|number| key_of(number as u16 * 400, number)).collect();
+    let (written, addrs) = (Written::default(), cluster.addrs());
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&written);
+        scope.spawn(|| write_until_stopped(&addrs, &keys, &written));
+        written.wait_for_more();
+        cluster.nodes[victim].kill();
+        cluster.nodes[victim].restart();
+        cluster.nodes[victim / 2 * 2].wait_until_it_serves(&key_of((victim / 2 * 8_192) as u16, 0));
+        written.wait_for_more();
+        cluster.nodes[victim].kill();
+    });
+    cluster.nodes[victim].restart();
+    written.check(&mut cluster.client());
+    assert_every_slot_is_served(&cluster);
+}
+
+#[test]
+fn what_was_acknowledged_as_synced_outlives_a_kill_of_a_primary() {
+    kill_under_synced_load(0);
+}
+
+#[test]
+fn what_was_acknowledged_as_synced_outlives_a_kill_of_a_replica() {
+    kill_under_synced_load(3);
+}
+
+/// Slots of the jobs that are interrupted.
+const JOB: (u16, u16) = (0, 2_999);
+/// Keys in them, and the bytes of each value: more than a stream's window.
+const JOB_KEYS: u32 = 300;
+const JOB_VALUE_BYTES: usize = 32 << 10;
+
+/// Writes what a job moves. Returns it.
+fn load(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
+    let value = |number: u32| vec![number as u8; JOB_VALUE_BYTES];
+    let data: BTreeMap<String, Vec<u8>> =
+        (0..JOB_KEYS).map(|number| (key_of(number as u16 * 9, number), value(number))).collect();
+    let mut client = cluster.client();
+    for (key, value) in &data {
+        assert!(matches!(client.set(key.as_bytes(), value), Outcome::Acknowledged(())), "{key}");
+    }
+    data
+}
+
+/// Nothing of `data` is lost, every slot is served, and the same slots can be moved after all.
+fn assert_sound_after_job(cluster: &Cluster, data: &BTreeMap<String, Vec<u8>>, from: usize, to: usize) {
+    assert_every_slot_is_served(cluster);
+    let mut client = cluster.client();
+    for (key, value) in data {
+        let read = client.get(key.as_bytes());
+        assert!(matches!(&read, Outcome::Acknowledged(Some(read)) if read == value), "{key}");
+    }
+    let owned = |at: usize| matches!(cluster.nodes[at].ask(&["GET", &key_of(JOB.0, 0)]), Ok(_));
+    let (from, to) = if owned(from) { (from, to) } else { (to, from) };
+    cluster.migrate(from, to, JOB.0, JOB.1);
+    for (key, value) in data {
+        let read = client.get(key.as_bytes());
+        assert!(matches!(&read, Outcome::Acknowledged(Some(read)) if read == value), "{key}, moved");
+    }
+}
+
+/// The job's state as a node sees it, if it answers.
+fn state(node: &NodeProcess) -> Option<String> {
+    newest_job(node, JOB.0, JOB.1).map(|job| job.state)
+}
+
+#[test]
+fn a_job_whose_target_dies_fails_with_a_reason() {
+    let mut cluster = Cluster::start(3, 0, &[]);
+    let data = load(&cluster);
+    // A target that is halted cannot finish the job before it is killed.
+    let name = cluster.nodes[1].name();
+    cluster.nodes[1].pause();
+    let (first, last) = (JOB.0.to_string(), JOB.1.to_string());
+    // The control log may have to elect another leader first: then the request ends undecided, or was taken all the same.
+    until("the job is started", || {
+        let started = cluster.nodes[0].ask(&common::migrate_slots(&first, &last, &name));
+        (started.is_ok() || state(&cluster.nodes[0]).is_some()).then_some(())
+    });
+    let active = state(&cluster.nodes[0]).expect("a started job is listed");
+    assert!(!["success", "failed", "cancelled"].contains(&active.as_str()), "{active}");
+    cluster.nodes[1].kill();
+    cluster.nodes[1].restart();
+    let job = cluster.wait_for_job(0, JOB.0, JOB.1);
+    assert_eq!(job.state, "failed");
+    assert!(job.message.contains("node 2 boot 2"), "the reason is: {}", job.message);
+    assert_sound_after_job(&cluster, &data, 0, 1);
+}
+
+/// Kills `victim` as soon as a job from node 0 to node 1 has begun: it fails for a reason, or completes.
+fn kill_in_a_job(victim: usize) {
+    let mut cluster = Cluster::start(3, 0, &[]);
+    let data = load(&cluster);
+    cluster.start_job(0, 1, JOB.0, JOB.1);
+    cluster.nodes[victim].kill();
+    cluster.nodes[victim].restart();
+    let job = cluster.wait_for_job(0, JOB.0, JOB.1);
+    match job.state.as_str() {
+        "success" => {}
+        "failed" => assert!(!job.message.is_empty(), "a failed job says why"),
+        state => panic!("the job is {state}: {}", job.message),
+    }
+    assert_sound_after_job(&cluster, &data, 0, 1);
+}
+
+#[test]
+fn a_job_outlives_or_reports_the_death_of_its_target() {
+    kill_in_a_job(1);
+}
+
+#[test]
+fn a_job_outlives_or_reports_the_death_of_its_source() {
+    kill_in_a_job(0);
+}
