@@ -66,34 +66,31 @@ async fn read_until_stopped(world: Rc<World>, number: usize) {
     }
 }
 
+/// Takes slots of shard `from` that are not moving, if it has enough of them.
+fn take_slots(world: &World, from: usize) -> Option<Vec<Slot>> {
+    let mut places = world.places.borrow_mut();
+    let free = places.iter_mut().filter(|(_, owner, moving)| *owner == from && !moving);
+    let mut chosen: Vec<_> = free.take(JOB_SLOTS).collect();
+    if chosen.len() < JOB_SLOTS {
+        return None;
+    }
+    chosen.iter_mut().for_each(|place| place.2 = true);
+    Some(chosen.iter().map(|place| place.0).collect())
+}
+
 async fn move_slots(world: Rc<World>, number: usize, jobs: usize) {
     for turn in 0..jobs {
         let (from, slots) = loop {
             let from = (number + turn + lockgate_runtime::random_u64() as usize) % SHARDS;
-            let mut places = world.places.borrow_mut();
-            let free = places.iter_mut().filter(|(_, owner, moving)| *owner == from && !moving);
-            let chosen: Vec<_> = free.take(JOB_SLOTS).collect();
-            if chosen.len() == JOB_SLOTS {
-                break (
-                    from,
-                    chosen
-                        .into_iter()
-                        .map(|place| {
-                            place.2 = true;
-                            place.0
-                        })
-                        .collect::<Vec<_>>(),
-                );
+            if let Some(slots) = take_slots(&world, from) {
+                break (from, slots);
             }
-            drop(places);
             lockgate_runtime::yield_now().await;
         };
         let to = (from + 1 + lockgate_runtime::random_u64() as usize % (SHARDS - 1)) % SHARDS;
         let source = &world.machines[from * 2].node;
-        let job = source
-            .migrate(ShardId(to as u32 + 1), ranges_of(slots.iter().copied()))
-            .await
-            .expect("the job starts");
+        let ranges = ranges_of(slots.iter().copied());
+        let job = source.migrate(ShardId(to as u32 + 1), ranges).await.expect("the job starts");
         let state = ended(source, job).await;
         assert!(matches!(state, JobState::Activated { .. }), "{state:?}");
         for place in world.places.borrow_mut().iter_mut().filter(|place| slots.contains(&place.0)) {

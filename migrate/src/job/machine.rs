@@ -27,23 +27,28 @@ pub struct JobLimits {
     pub target_lost_ns_max: u64,
 }
 
+const MS: u64 = 1_000_000;
+
+impl JobLimits {
+    const DEFAULT: JobLimits = JobLimits {
+        drain_budget_ns: 2 * MS,
+        freeze_ns_max: 1_000 * MS,
+        vote_repeat_ns: 300 * MS,
+        attempts_max: 64,
+        target_lost_ns_max: 10_000 * MS,
+    };
+}
+
 impl Default for JobLimits {
     fn default() -> Self {
-        const MS: u64 = 1_000_000;
-        Self {
-            drain_budget_ns: 2 * MS,
-            freeze_ns_max: 1_000 * MS,
-            vote_repeat_ns: 300 * MS,
-            attempts_max: 64,
-            target_lost_ns_max: 10_000 * MS,
-        }
+        Self::DEFAULT
     }
 }
 
 // A vote must be repeated well within the time in which people give up on a freeze, and a lost target must outlast one freeze.
 const _: () = {
-    assert!(300 < 1_000);
-    assert!(1_000 < 10_000);
+    assert!(JobLimits::DEFAULT.vote_repeat_ns < JobLimits::DEFAULT.freeze_ns_max);
+    assert!(JobLimits::DEFAULT.freeze_ns_max < JobLimits::DEFAULT.target_lost_ns_max);
 };
 
 /// How far the target is behind, as the source sees it from acknowledgements.
@@ -293,8 +298,6 @@ mod tests {
     use lockgate_engine::Term;
 
     use super::*;
-
-    const MS: u64 = 1_000_000;
 
     fn ready() -> Event {
         Event::Progress(Progress { copied: true, connected: true, ..Progress::default() })

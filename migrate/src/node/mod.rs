@@ -200,9 +200,8 @@ impl Node {
             }
             Ok::<(), lockgate_engine::log::LogFailed>(())
         };
-        match lockgate_runtime::timeout(limit, wait).await {
-            Ok(result) => result?,
-            Err(_) => {}
+        if let Ok(ended) = lockgate_runtime::timeout(limit, wait).await {
+            ended?;
         }
         Ok(reached)
     }

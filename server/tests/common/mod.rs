@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// An address of this machine whose port the system chooses.
 pub const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// What nodes write to standard error. The streams' followers name each slot of a job.
-const LOG: &str = "info,lockgate_net::link::stream=warn";
+const LOG: &str = "info,lockgate_net::link::stream=warn,lockgate_migrate::node::links=debug";
 /// Pause between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 

@@ -159,7 +159,7 @@ impl ClusterMap {
 /// What never goes back, whatever is applied.
 pub(super) fn assert_only_forward(before: &ClusterMap, after: &ClusterMap) {
     assert!(after.counter >= before.counter);
-    for (old, new) in before.slots.iter().zip(&after.slots) {
+    for (old, new) in before.slots.iter().zip(after.slots.iter()) {
         assert!(new.term >= old.term && new.generation >= old.generation && new.version >= old.version);
         assert_eq!(new.version == old.version, new == old, "a slot changes exactly with its version");
         // A new owner always comes with a new term.
