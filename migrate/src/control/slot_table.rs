@@ -8,6 +8,7 @@ use std::ops::{Index, IndexMut};
 
 use lockgate_engine::Slot;
 use lockgate_runtime::sync::Arc;
+use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::map::SlotOwner;
@@ -72,7 +73,10 @@ impl fmt::Debug for SlotTable {
 
 impl Serialize for SlotTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter())
+        // With its length: a sequence of unknown length has no form in postcard.
+        let mut owners = serializer.serialize_seq(Some(usize::from(SLOT_COUNT)))?;
+        self.iter().try_for_each(|owner| owners.serialize_element(owner))?;
+        owners.end()
     }
 }
 

@@ -26,7 +26,7 @@ pub const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// What nodes write to standard error. The streams' followers name each slot of a job.
 const LOG: &str = "info,lockgate_net::link::stream=warn,lockgate_migrate::node::links=debug";
 /// Pause between two looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
+pub const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks until there is something, and gives up loudly.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
