@@ -227,7 +227,7 @@ fn assert_sound_after_job(cluster: &Cluster, data: &BTreeMap<String, Vec<u8>>, f
         let read = client.get(key.as_bytes());
         assert!(matches!(&read, Outcome::Acknowledged(Some(read)) if read == value), "{key}");
     }
-    let owned = |at: usize| matches!(cluster.nodes[at].ask(&["GET", &key_of(JOB.0, 0)]), Ok(_));
+    let owned = |at: usize| cluster.nodes[at].ask(&["GET", &key_of(JOB.0, 0)]).is_ok();
     let (from, to) = if owned(from) { (from, to) } else { (to, from) };
     cluster.migrate(from, to, JOB.0, JOB.1);
     for (key, value) in data {

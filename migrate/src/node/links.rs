@@ -69,8 +69,12 @@ async fn serve_link(shared: Arc<Shared>, sender: LinkSender, receiver: LinkRecei
         }
         Purpose::Admin => answer(&shared, &sender, receiver).await,
     };
-    if let Err(error) = ended {
-        tracing::debug!(peer = node, ?purpose, %error, "inbound link ended");
+    match ended {
+        Err(error @ LinkError::Frame { .. }) => {
+            tracing::warn!(peer = node, ?purpose, %error, "inbound link closed");
+        }
+        Err(error) => tracing::debug!(peer = node, ?purpose, %error, "inbound link ended"),
+        Ok(()) => {}
     }
 }
 

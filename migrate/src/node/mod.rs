@@ -177,6 +177,12 @@ impl Node {
         }
     }
 
+    /// Whether this node's disk and every in-sync replica's have it.
+    pub fn is_synced(&self, dependency: &Dependency) -> bool {
+        self.shared.engine.synced(dependency.ticket)
+            && self.shared.acks.covers(dependency, AckPolicy::InSyncSynced)
+    }
+
     /// Waits until `dependencies` are synced: here if `local`, and at every in-sync replica if `policy` says so. Past
     /// `limit` it tells what has been reached.
     pub async fn synced(

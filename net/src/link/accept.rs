@@ -57,7 +57,7 @@ where
             drop(counted);
             match made {
                 Ok((sender, receiver, hello)) => handlers.1(sender, receiver, hello),
-                Err(error) => tracing::info!(%error, "no link was made"),
+                Err(error) => tracing::warn!(%error, "no link was made"),
             }
         });
     }

@@ -135,7 +135,7 @@ impl Commands {
         Ok(())
     }
 
-    /// `WAITAOF numlocal numreplicas timeout`: waits until this connection's last batch of requests is on this node's disk
+    /// `WAITAOF numlocal numreplicas timeout`: waits until everything that this connection was answered is on this node's disk
     /// (and, with numreplicas, on every in-sync replica's). The reply counts who has it.
     pub(super) async fn waitaof(
         &self,
@@ -153,7 +153,7 @@ impl Commands {
         if local > 1 {
             return Err("ERR WAITAOF numlocal must be 0 or 1".into());
         }
-        let mut all: Vec<Dependency> = session.last.clone();
+        let mut all: Vec<Dependency> = session.answered.values().copied().collect();
         all.extend_from_slice(&session.dependencies);
         let policy = if replicas > 0 { AckPolicy::InSyncSynced } else { AckPolicy::InSync };
         let synced =

@@ -10,10 +10,12 @@ mod keys;
 mod migrations;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use lockgate_engine::Slot;
 use lockgate_migrate::{Dependency, Node, OpError};
 use lockgate_net::resp::{Flow, Reply, Request, Service};
 
@@ -21,6 +23,9 @@ use lockgate_net::resp::{Flow, Reply, Request, Service};
 pub const PARK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of requests that may wait on one core; beyond, clients are told to try again at once.
 pub const PARKED_BYTES_MAX: usize = 64 << 20;
+
+/// Slots that a connection may have been answered about before those that are on all disks are forgotten.
+const ANSWERED_MAX: usize = 1_024;
 
 /// The commands, for the connections of one core.
 pub struct Commands {
@@ -33,7 +38,8 @@ pub struct Commands {
 #[derive(Default)]
 pub struct Session {
     dependencies: Vec<Dependency>,
-    last: Vec<Dependency>,
+    /// The newest dependency of each slot that this connection was answered about, for WAITAOF.
+    answered: BTreeMap<Slot, Dependency>,
 }
 
 impl Commands {
@@ -163,9 +169,9 @@ impl Service for Commands {
     async fn settle(&self, session: &mut Session) -> Result<(), String> {
         let dependencies = std::mem::take(&mut session.dependencies);
         let settled = self.node.acknowledged(&dependencies).await;
-        // What WAITAOF asks about: everything of the last batch that was answered.
-        if !dependencies.is_empty() {
-            session.last = dependencies;
+        session.answered.extend(dependencies.into_iter().map(|dependency| (dependency.slot, dependency)));
+        if session.answered.len() > ANSWERED_MAX {
+            session.answered.retain(|_, dependency| !self.node.is_synced(dependency));
         }
         settled.map_err(|error| format!("UNKNOWNOUTCOME {error}"))
     }

@@ -230,7 +230,7 @@ impl Inner {
             return;
         }
         if let Some(wanted) = self.forget(slot) {
-            tracing::info!(%slot, generation = %wanted.generation, %why, "a slot is not followed any more");
+            tracing::debug!(%slot, generation = %wanted.generation, %why, "a slot is not followed any more");
             self.observer.refused(slot, wanted.generation, why);
         }
     }
