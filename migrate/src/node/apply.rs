@@ -114,6 +114,15 @@ impl Driver {
         self.shared.acks.wake();
     }
 
+    /// Tries again with slots that could not follow the map.
+    pub(super) fn reconcile_unsettled(&mut self) {
+        let slots: Vec<Slot> = std::mem::take(&mut self.reconciler.unsettled).into_iter().collect();
+        if !slots.is_empty() {
+            self.reconciler.reconcile(&self.map, &slots, self.target.released(), &mut self.receivers);
+            self.announce_activations();
+        }
+    }
+
     /// Something other than an entry (a release) changed what this node should be for a job's slots.
     pub(super) fn reconcile_job(&mut self, id: JobId) {
         let Some(job) = self.map.jobs.get(&id) else { return };
@@ -144,12 +153,15 @@ impl Driver {
     /// Tells the control log of the jobs whose slots this node serves now.
     fn announce_activations(&mut self) {
         let mine = self.my_primary_shard();
+        let engine = &self.shared.engine;
+        let is_served = |slot: Slot| matches!(engine.slot_status(slot).gate, Gate::Owned | Gate::Frozen);
         let serving: Vec<JobId> = self
             .map
             .jobs
             .values()
             .filter(|job| Some(job.target) == mine && matches!(job.state, JobState::Committed { .. }))
             .filter(|job| self.target.released().contains(&job.id))
+            .filter(|job| slots_of(&job.slots).all(is_served))
             .map(|job| job.id)
             .collect();
         for job in serving {
@@ -169,11 +181,13 @@ pub(crate) struct Reconciler {
     shared: Arc<Shared>,
     me: Incarnation,
     janitor: Arc<Janitor>,
+    /// Slots that could not follow the map yet (a log that was behind, say): tried again with the next tick.
+    unsettled: BTreeSet<Slot>,
 }
 
 impl Reconciler {
     pub fn new(shared: Arc<Shared>, me: Incarnation) -> Self {
-        Self { shared, me, janitor: Arc::default() }
+        Self { shared, me, janitor: Arc::default(), unsettled: BTreeSet::new() }
     }
 
     /// Works through `slots`.
@@ -191,6 +205,10 @@ impl Reconciler {
             if let Err(error) = self.settle(&view, map, slot, desired, &status, receivers) {
                 // Stale: the data is of a time that this map has not reached yet (a replay); later entries settle it.
                 if !matches!(error, SlotError::Stale { .. }) {
+                    // A log that is behind catches up. One that failed stops the node; the rest no retry mends.
+                    if matches!(error, SlotError::Log { .. }) {
+                        self.unsettled.insert(slot);
+                    }
                     tracing::error!(%slot, ?desired, gate = ?status.gate, %error, "slot cannot follow the map");
                 }
             }
@@ -271,8 +289,11 @@ impl Reconciler {
     ) -> Result<Generation, SlotError> {
         let engine = &self.shared.engine;
         if status.gate == Gate::Absent || !status.generation.same_major(wanted) {
-            engine.open_slot(slot, wanted, gate)?;
-            return Ok(wanted);
+            // A restart of this node's own copy counts on, also when nothing had arrived yet.
+            let same = status.generation.same_major(wanted);
+            let generation = if same { status.generation.max(wanted) } else { wanted };
+            engine.open_slot(slot, generation, gate)?;
+            return Ok(generation);
         }
         let held = status.generation;
         if matches!(status.gate, Gate::Owned | Gate::Frozen) {

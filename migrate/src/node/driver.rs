@@ -252,7 +252,11 @@ impl Driver {
 
     fn on_finals(&mut self, id: JobId, attempt: Attempt, result: Result<(), FinalsFault>) {
         tracing::debug!(job = id.0, attempt = attempt.0, ?result, "finals synced here");
-        let Some(job) = self.map.jobs.get(&id) else { return };
+        // The word of an attempt that is over says nothing of what the slots hold for the present one.
+        let job = self.map.jobs.get(&id);
+        let Some(job) = job.filter(|job| job.attempt == attempt && job.state == JobState::Active) else {
+            return;
+        };
         let primary = self.map.shards[&job.target].primary;
         let result = result.map_err(|fault| match fault {
             FinalsFault::Mismatch { slot, why } => {
@@ -305,7 +309,13 @@ impl Driver {
         for errand in errands {
             match errand {
                 Errand::Tell(node, message) => self.tell(node, message),
-                Errand::Vote(evidence) => self.votes.push(evidence),
+                // A vote that is undecided repeats itself, as every entry does.
+                Errand::Vote(evidence) => {
+                    let undecided = |body: &EntryBody| matches!(body, EntryBody::CommitJobs(votes) if votes.contains(&evidence));
+                    if !self.proposals.any(undecided) {
+                        self.votes.push(evidence);
+                    }
+                }
                 Errand::Propose(body) => self.propose(body, None),
             }
         }
@@ -333,6 +343,7 @@ impl Driver {
             self.tell(node, ControlMessage::ReleaseAsk { job });
         }
         self.receivers.tick(now_ns);
+        self.reconcile_unsettled();
         let undecided = self.proposals.any(|body| matches!(body, EntryBody::SetInSync { .. }));
         if let Some(body) = self.replicas.look(&self.shared, &self.map, mine, undecided, now_ns) {
             self.propose(body, None);

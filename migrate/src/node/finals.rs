@@ -35,6 +35,7 @@ async fn hold_finals(
     finals: &[SlotFinal],
 ) -> Result<(), FinalsFault> {
     let mut ends: Vec<Option<LogTicket>> = vec![None; engine.cores()];
+    let mut generations = Vec::with_capacity(finals.len());
     for last in finals {
         let slot = slot_of(last);
         let status = arrival(engine, slot, generation, last).await;
@@ -49,6 +50,7 @@ async fn hold_finals(
             );
             return Err(FinalsFault::Mismatch { slot, why });
         }
+        generations.push(status.generation);
         let ticket = engine.ticket_at(slot, status.position);
         let end = &mut ends[ticket.core as usize];
         if end.is_none_or(|end| end.position < ticket.position) {
@@ -58,6 +60,13 @@ async fn hold_finals(
     for ticket in ends.into_iter().flatten() {
         let synced = engine.wait_synced(ticket).await;
         synced.map_err(|error| FinalsFault::Other(format!("the last frame could not be synced: {error}")))?;
+    }
+    // What was equal before the sync must still be what is held: a slot may have started anew meanwhile.
+    for (last, generation) in finals.iter().zip(generations) {
+        let slot = slot_of(last);
+        if engine.slot_status(slot).generation != generation {
+            return Err(FinalsFault::Other(format!("slot {slot} started anew during the barrier")));
+        }
     }
     Ok(())
 }

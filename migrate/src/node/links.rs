@@ -14,7 +14,7 @@ use super::Node;
 use super::messages::{AdminReply, AdminRequest, ControlMessage, KIND_MESSAGE, NodeIdentity, decode, parts};
 use super::peers::hello;
 use super::shared::{Input, Shared};
-use crate::control::{ClusterMap, Genesis, NodeId};
+use crate::control::{ClusterMap, Genesis, Incarnation, NodeId};
 
 /// Serves inbound links on this core until the node stops.
 pub(crate) async fn serve_links(shared: Arc<Shared>, listener: TcpListener) {
@@ -97,12 +97,20 @@ async fn take_messages(shared: &Shared, mut receiver: LinkReceiver, from: NodeId
 
 async fn feed(shared: &Arc<Shared>, sender: LinkSender, receiver: LinkReceiver, peer: Hello) {
     let who = (NodeId(peer.node), peer.boot);
-    shared.feeds.lock().insert(who);
+    *shared.feeds.lock().entry(who).or_default() += 1;
     let observer = Feeds { shared: Arc::clone(shared) };
     let ended = Feeder::new(shared.engine.clone(), Rc::new(observer)).run(sender, receiver).await;
     tracing::info!(peer = who.0.0, ?ended, "stream to follower ended");
-    shared.feeds.lock().remove(&who);
-    shared.acks.disconnected(who.0, who.1);
+    let mut feeds = shared.feeds.lock();
+    let left = feeds.get_mut(&who).map_or(0, |open| {
+        *open -= 1;
+        *open
+    });
+    if left == 0 {
+        feeds.remove(&who);
+        // Under the lock: a stream that begins now must not lose what it is about to be told.
+        shared.acks.disconnected(who.0, who.1);
+    }
 }
 
 /// What feeders tell this node, and what they ask it.
@@ -111,7 +119,18 @@ struct Feeds {
 }
 
 impl FeedObserver for Feeds {
-    fn acknowledged(&self, peer: &Hello, slot: Slot, _: Generation, received: Version, synced: Version) {
+    fn acknowledged(
+        &self,
+        peer: &Hello,
+        slot: Slot,
+        generation: Generation,
+        received: Version,
+        synced: Version,
+    ) {
+        // What was said of an earlier stay of this slot does not count for the present one.
+        if !self.shared.engine.slot_status(slot).generation.same_major(generation) {
+            return;
+        }
         self.shared.acks.acknowledged(NodeId(peer.node), peer.boot, slot, received, synced);
         self.shared.acks.wake();
     }
@@ -122,15 +141,16 @@ impl FeedObserver for Feeds {
         let (Some(map), Some(identity)) = (self.shared.map.load_full(), self.shared.identity.get()) else {
             return false;
         };
-        may_follow(&map, identity.me.node, NodeId(peer.node), slot)
+        may_follow(&map, &identity.me, NodeId(peer.node), slot)
     }
 
     fn sent_bytes(&self, _peer: &Hello, _slot: Slot, _bytes: usize) {}
 }
 
 /// Replicas may follow all that their shard has or imports; a job's target may follow the job's slots.
-fn may_follow(map: &ClusterMap, me: NodeId, peer: NodeId, slot: Slot) -> bool {
-    let Some((&mine, shard)) = map.shards.iter().find(|(_, shard)| shard.primary.node == me) else {
+/// A primary that restarted feeds nobody before its reign is confirmed.
+fn may_follow(map: &ClusterMap, me: &Incarnation, peer: NodeId, slot: Slot) -> bool {
+    let Some((&mine, shard)) = map.shards.iter().find(|(_, shard)| shard.primary == *me) else {
         return false;
     };
     if shard.replicas.contains(&peer) {

@@ -2,7 +2,7 @@
 //!
 //! A repeat carries the same origin and the same bytes, so that it can be refused as a duplicate where it matters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_channel::oneshot;
 
@@ -23,13 +23,13 @@ pub(crate) struct Proposals {
     me: Incarnation,
     next_seq: u64,
     pending: BTreeMap<u64, Pending>,
-    /// Encoded entries that must reach the leader with the next flush.
-    outgoing: Vec<Vec<u8>>,
+    /// Undecided entries that must reach the leader with the next flush: each once, however long there is none.
+    outgoing: BTreeSet<u64>,
 }
 
 impl Proposals {
     pub fn new(me: Incarnation) -> Self {
-        Self { me, next_seq: 1, pending: BTreeMap::new(), outgoing: Vec::new() }
+        Self { me, next_seq: 1, pending: BTreeMap::new(), outgoing: BTreeSet::new() }
     }
 
     /// Adds an entry; `reply` hears its outcome when it has been applied here.
@@ -45,7 +45,7 @@ impl Proposals {
                 return;
             }
         };
-        self.outgoing.push(bytes.clone());
+        self.outgoing.insert(origin.seq);
         self.pending.insert(origin.seq, Pending { body: entry.body, bytes, sent_ns: now_ns, reply });
     }
 
@@ -69,17 +69,18 @@ impl Proposals {
 
     /// Puts entries that have waited too long for their outcome back on the way.
     pub fn repeat_overdue(&mut self, now_ns: u64) {
-        for pending in self.pending.values_mut() {
+        for (&seq, pending) in &mut self.pending {
             if now_ns.saturating_sub(pending.sent_ns) > REPEAT_NS {
                 pending.sent_ns = now_ns;
-                self.outgoing.push(pending.bytes.clone());
+                self.outgoing.insert(seq);
             }
         }
     }
 
     /// The entries to send now.
     pub fn take_outgoing(&mut self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.outgoing)
+        let outgoing = std::mem::take(&mut self.outgoing);
+        outgoing.iter().filter_map(|seq| self.pending.get(seq)).map(|pending| pending.bytes.clone()).collect()
     }
 
     /// Entries that could not be sent (no leader is known) wait for their repeat; none is lost.

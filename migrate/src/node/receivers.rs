@@ -124,7 +124,10 @@ impl Receivers {
         let Some(want) = self.wants.get(&slot).copied() else { return };
         match self.reopen(slot, want) {
             Ok(generation) => self.want(want.from, slot, generation, want.source_generation),
-            Err(error) => tracing::error!(%slot, %error, "slot cannot start anew"),
+            Err(error) => {
+                tracing::error!(%slot, %error, "slot cannot start anew");
+                self.retries.insert(slot, lockgate_runtime::now_ns() + RETRY_NS);
+            }
         }
     }
 

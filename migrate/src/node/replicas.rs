@@ -15,8 +15,10 @@ const LOOK_NS: u64 = 20_000_000;
 #[derive(Default)]
 pub(crate) struct Replicas {
     tracker: InSyncTracker,
-    /// What a joining replica must reach: each slot's counter when answers began to wait for it.
-    goals: BTreeMap<NodeId, Vec<(Slot, u64)>>,
+    /// What a joining replica must reach: each slot's counter when answers began to wait for it. Taken again whenever the
+    /// set's version has moved, since a commit may have brought slots meanwhile; the change that takes the replica in is
+    /// void if it moves once more.
+    goals: BTreeMap<NodeId, (u64, Vec<(Slot, u64)>)>,
     next_look_ns: u64,
 }
 
@@ -48,7 +50,7 @@ impl Replicas {
                 InSyncChange::BeginJoin(node, _) => {
                     // Answers wait for it first; only then is the goal taken, so that nothing falls between.
                     shared.acks.set_joining(self.tracker.joining().clone());
-                    self.goals.insert(node, goal(shared));
+                    self.goals.insert(node, (shard.in_sync_version, goal(shared)));
                 }
                 InSyncChange::EndJoin(node) => {
                     self.goals.remove(&node);
@@ -67,11 +69,15 @@ impl Replicas {
 
     fn view(&mut self, shared: &Shared, map: &ClusterMap, id: ShardId, node: NodeId) -> Option<ReplicaView> {
         let boot = map.nodes.get(&node)?.incarnation.boot;
-        let connected = shared.feeds.lock().contains(&(node, boot));
+        let connected = shared.feeds.lock().contains_key(&(node, boot));
         let in_sync = map.shards[&id].in_sync.get(&node) == Some(&boot);
         let mut caught_up = false;
-        if let (Some(goal), Some(received)) = (self.goals.get_mut(&node), shared.acks.received_by(node, boot))
-        {
+        let (known, received) = (self.goals.get_mut(&node), shared.acks.received_by(node, boot));
+        if let (Some((version, goal)), Some(received)) = (known, received) {
+            let current = map.shards[&id].in_sync_version;
+            if std::mem::replace(version, current) != current {
+                *goal = self::goal(shared);
+            }
             // Slots that left meanwhile are no longer this replica's to reach.
             goal.retain(|&(slot, counter)| {
                 received(slot) < counter && is_fed(shared.engine.slot_status(slot).gate)

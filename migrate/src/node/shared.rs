@@ -2,7 +2,7 @@
 //!
 //! The driver on core 0 is the only one that changes the map and the gates; everybody else reads what it published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
@@ -86,8 +86,8 @@ pub(crate) struct Shared {
     pub inbox: mpsc::Sender<Input>,
     /// The driver's end of the inbox, until a driver takes it: there is never a second one.
     pub driver_inbox: Mutex<Option<mpsc::Receiver<Input>>>,
-    /// Followers with a stream open here.
-    pub feeds: Mutex<BTreeSet<(NodeId, u64)>>,
+    /// Followers with streams open here, and how many: a new one may begin before an old one has ended.
+    pub feeds: Mutex<BTreeMap<(NodeId, u64), usize>>,
     /// Asks the node to stop.
     pub stop: Stop,
     /// The driver has stopped.

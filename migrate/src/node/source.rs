@@ -95,8 +95,16 @@ impl SourceJobs {
     ) -> Vec<Errand> {
         let mut errands = Vec::new();
         for (&id, known) in &mut self.jobs {
-            let Some(job) = map.jobs.get(&id).filter(|job| Some(job.source) == mine) else { continue };
-            known.take(id, Event::Map(job.state.clone(), job.attempt), shared, map, now_ns, &mut errands);
+            let event = match map.jobs.get(&id) {
+                Some(job) if Some(job.source) == mine => Event::Map(job.state.clone(), job.attempt),
+                // It ended and was forgotten in one go; a commit is remembered until this node has let go.
+                None if known.machine.phase() != Phase::Committed => {
+                    let why = "the job ended and is no longer remembered".to_owned();
+                    Event::Map(JobState::Failed { why }, known.machine.attempt())
+                }
+                _ => continue,
+            };
+            known.take(id, event, shared, map, now_ns, &mut errands);
         }
         // A job that the map has forgotten has ended before; one whose shard this node no longer leads is nobody's here,
         // and the reconciler has closed its gates. Neither touches slots: they may be another job's by now.
@@ -297,9 +305,9 @@ impl SourceJob {
 
     /// How far the target is, from its acknowledgements.
     fn progress(&mut self, shared: &Shared, now_ns: u64) -> Progress {
-        let Some(received) = shared.acks.received_by(self.target, self.target_boot) else {
-            return Progress::default();
-        };
+        let open = shared.feeds.lock().contains_key(&(self.target, self.target_boot));
+        let received = shared.acks.received_by(self.target, self.target_boot);
+        let Some(received) = received.filter(|_| open) else { return Progress::default() };
         while self.copied_upto < self.slots.len()
             && received(self.slots[self.copied_upto]) >= self.start_counters[self.copied_upto]
         {

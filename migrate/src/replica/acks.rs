@@ -175,7 +175,8 @@ impl ReplicaAcks {
         dependencies: &[Dependency],
         policy: AckPolicy,
     ) -> Result<(), LogFailed> {
-        let alone = self.required.lock().is_empty();
+        // A member that is only about to join does not stand in for this node's own disk (R2, R11).
+        let alone = self.wanted.lock().members.is_empty();
         for dependency in dependencies {
             if alone || policy == AckPolicy::InSyncSynced {
                 engine.wait_synced(dependency.ticket).await?;
@@ -193,7 +194,7 @@ impl ReplicaAcks {
             }
         }
         // The set may have emptied while this waited; then this node's own disk is all there is.
-        if !alone && self.required.lock().is_empty() {
+        if !alone && self.wanted.lock().members.is_empty() {
             for dependency in dependencies {
                 engine.wait_synced(dependency.ticket).await?;
             }
@@ -205,6 +206,8 @@ impl ReplicaAcks {
         let mut followers = self.followers.lock();
         match followers.get(&node) {
             Some(table) if table.boot == boot => Arc::clone(table),
+            // The late word of an earlier boot: noted where nobody looks.
+            Some(table) if table.boot > boot => Arc::new(FollowerTable::new(boot)),
             _ => {
                 let table = Arc::new(FollowerTable::new(boot));
                 followers.insert(node, Arc::clone(&table));
