@@ -57,7 +57,12 @@ pub fn run(args: &DemoArgs) -> Result<u8, CommandError> {
     for output in &late {
         eprintln!("warning: a node had to be killed; its output is {}", output.display());
     }
-    finish_folder(args, folder, outcome.as_ref().is_ok_and(|(report, _)| report.passed()));
+    // What went wrong can be looked into; a run that somebody stopped leaves nothing behind.
+    let telling = match &outcome {
+        Ok((report, _)) => !report.passed(),
+        Err(error) => !matches!(error, CommandError::Interrupted),
+    };
+    finish_folder(folder, args.keep || telling);
     let (report, problems) = outcome?;
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     println!("{report}");
@@ -246,8 +251,8 @@ fn folder() -> Result<TempDir, CommandError> {
     Ok(usual)
 }
 
-fn finish_folder(args: &DemoArgs, folder: TempDir, passed: bool) {
-    if args.keep || !passed {
+fn finish_folder(folder: TempDir, keep: bool) {
+    if keep {
         eprintln!("data directories and output of the nodes: {}", folder.keep().display());
     }
 }
