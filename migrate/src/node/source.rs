@@ -27,7 +27,6 @@ struct SourceJob {
     start_counters: Vec<u64>,
     copied_upto: usize,
     bytes_total: u64,
-    finals: Vec<SlotFinal>,
     commit: Option<Evidence>,
     frozen_ns: u64,
     activated_us: u64,
@@ -104,6 +103,10 @@ impl SourceJobs {
                 }
                 _ => continue,
             };
+            if matches!(event, Event::Map(JobState::Activated { .. }, _)) {
+                // The target's own word is a message like any other and may have been lost.
+                known.note_serving(now_ns);
+            }
             known.take(id, event, shared, map, now_ns, &mut errands);
         }
         // A job that the map has forgotten has ended before; one whose shard this node no longer leads is nobody's here,
@@ -158,8 +161,8 @@ impl SourceJobs {
 
     /// The target's word that it serves, for the figures only: what follows from it follows from the entry.
     pub fn target_serves(&mut self, id: JobId, from: NodeId, now_ns: u64) {
-        if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.target == from && job.activated_us == 0) {
-            job.activated_us = now_ns.saturating_sub(job.frozen_ns) / 1_000;
+        if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.target == from) {
+            job.note_serving(now_ns);
         }
     }
 
@@ -195,7 +198,6 @@ impl SourceJob {
             start_counters,
             copied_upto: 0,
             bytes_total,
-            finals: Vec::new(),
             commit: None,
             frozen_ns: 0,
             activated_us: 0,
@@ -251,16 +253,16 @@ impl SourceJob {
     ) {
         tracing::debug!(job = id.0, attempt = attempt.0, slots = self.slots.len(), "freezing");
         self.frozen_ns = now_ns;
-        self.finals.clear();
         self.commit = None;
         let Some(job) = map.jobs.get(&id) else { return };
-        let mut slots = Vec::with_capacity(self.slots.len());
+        let (mut slots, mut finals) =
+            (Vec::with_capacity(self.slots.len()), Vec::with_capacity(self.slots.len()));
         for &slot in &self.slots {
             let generation = shared.engine.slot_status(slot).generation;
             match shared.engine.freeze(slot, generation) {
                 Ok(at) => {
                     let (term, digest) = (map.slots[slot].term, at.digest);
-                    self.finals.push(SlotFinal {
+                    finals.push(SlotFinal {
                         slot: slot.number(),
                         term: at.version.term.0,
                         counter: at.version.counter,
@@ -286,10 +288,17 @@ impl SourceJob {
         });
         // All members at once; each reports to the target's primary.
         for member in map.shards[&job.target].members() {
-            let finals = self.finals.clone();
+            let finals = finals.clone();
             errands.push(Errand::Tell(member, ControlMessage::Barrier { job: id, attempt, finals }));
         }
         self.take(id, Event::Frozen(attempt), shared, map, now_ns, errands);
+    }
+
+    /// The first word that the target serves ends the pause, whichever way it came.
+    fn note_serving(&mut self, now_ns: u64) {
+        if self.activated_us == 0 && self.frozen_ns != 0 {
+            self.activated_us = now_ns.saturating_sub(self.frozen_ns) / 1_000;
+        }
     }
 
     fn thaw(&self, engine: &Engine) {
