@@ -21,6 +21,7 @@ mod executor;
 mod file;
 mod foreign;
 pub mod fs;
+pub mod mutations;
 mod net;
 #[doc(hidden)]
 pub mod parking;
