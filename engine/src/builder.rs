@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockgate_runtime::sync::atomic::AtomicU64;
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
@@ -130,7 +131,8 @@ impl EngineBuilder {
     async fn open_with(self, runtime: &Runtime, owns_runtime: bool) -> Result<Engine, OpenError> {
         let mut directory = Directory::open(&self.path).await?;
         let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
-        let slots = self.empty_slots(&budget, runtime.random_u64())?;
+        let gate_changes = Arc::new(AtomicU64::new(0));
+        let slots = self.empty_slots(&budget, runtime.random_u64(), &gate_changes)?;
         let recovered = recover_all(&directory, &slots).await?;
         let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
         let boot =
@@ -151,6 +153,7 @@ impl EngineBuilder {
             path: self.path,
             clustered: self.clustered,
             slots,
+            gate_changes,
             logs,
             budget,
             memory_bytes_max: self.memory_bytes_max,
@@ -162,6 +165,7 @@ impl EngineBuilder {
         &self,
         budget: &Arc<MemoryBudget>,
         seed: u64,
+        gate_changes: &Arc<AtomicU64>,
     ) -> Result<Box<[Mutex<SlotState>]>, OpenError> {
         let hasher = KeyHasher::new(seed);
         let mut arenas = Vec::with_capacity(self.cores);
@@ -172,7 +176,7 @@ impl EngineBuilder {
         }
         let state = |slot: Slot| {
             let arena = arenas[slot.index() % self.cores].clone();
-            Mutex::new(SlotState::new(slot, Store::new(arena, hasher.clone())))
+            Mutex::new(SlotState::new(slot, Store::new(arena, hasher.clone()), gate_changes.clone()))
         };
         Ok(Slot::all().map(state).collect())
     }

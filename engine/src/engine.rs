@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
@@ -33,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) path: PathBuf,
     pub(crate) clustered: bool,
     pub(crate) slots: Box<[Mutex<SlotState>]>,
+    pub(crate) gate_changes: Arc<AtomicU64>,
     pub(crate) logs: Vec<Log>,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) memory_bytes_max: u64,
@@ -96,6 +98,11 @@ impl Engine {
     /// The core that does a slot's background work, and whose log has its writes.
     pub fn home_core(&self, slot: Slot) -> usize {
         slot.index() % self.inner.logs.len()
+    }
+
+    /// How many changes of gates there were, over all slots: who watches many slots looks again when it has moved.
+    pub fn gate_changes(&self) -> u64 {
+        self.inner.gate_changes.load(Ordering::Acquire)
     }
 
     /// A new stream, which follows nothing yet.

@@ -9,6 +9,7 @@
 
 use lockgate_runtime::Event;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::OutOfMemory;
 use crate::dirty::DirtySlots;
@@ -51,6 +52,8 @@ pub(crate) struct SlotState {
     position: LogPosition,
     streams: Vec<Arc<DirtySlots>>,
     gate_event: Option<Arc<Event>>,
+    /// Of the whole engine.
+    gate_changes: Arc<AtomicU64>,
 }
 
 /// Who is to be told once the slot's lock is released.
@@ -81,7 +84,7 @@ pub(crate) struct Fresh<'a> {
 }
 
 impl SlotState {
-    pub(crate) fn new(slot: Slot, store: Store) -> SlotState {
+    pub(crate) fn new(slot: Slot, store: Store, gate_changes: Arc<AtomicU64>) -> SlotState {
         SlotState {
             store,
             gate: Gate::Absent,
@@ -96,6 +99,7 @@ impl SlotState {
             position: LogPosition::default(),
             streams: Vec::new(),
             gate_event: None,
+            gate_changes,
         }
     }
 
@@ -336,6 +340,7 @@ impl SlotState {
     /// Changes the gate. Every transition was checked against the table first, recovery's excepted.
     pub(crate) fn set_gate(&mut self, gate: Gate) -> Wakes {
         self.gate = gate;
+        self.gate_changes.fetch_add(1, Ordering::Release);
         Wakes { streams: Vec::new(), gate_event: self.gate_event.clone() }
     }
 
