@@ -20,6 +20,7 @@ use crate::meta::Directory;
 use crate::recovery::{Recovered, recover_all};
 use crate::slot::SlotState;
 use crate::store::Store;
+use crate::sweeper::Sweeper;
 use crate::types::{Boot, Gate, Generation, RangeHeader, Slot, Term};
 
 /// The memory bound, unless one is set.
@@ -132,7 +133,8 @@ impl EngineBuilder {
         let mut directory = Directory::open(&self.path).await?;
         let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
         let gate_changes = Arc::new(AtomicU64::new(0));
-        let slots = self.empty_slots(&budget, runtime.random_u64(), &gate_changes)?;
+        let sweepers: Vec<_> = (0..self.cores).map(|_| Arc::new(Sweeper::new())).collect();
+        let slots = self.empty_slots(&budget, runtime.random_u64(), &gate_changes, &sweepers)?;
         let recovered = recover_all(&directory, &slots).await?;
         let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
         let boot =
@@ -145,6 +147,10 @@ impl EngineBuilder {
             let start = logs[at % self.cores].appended();
             self.begin(&mut slot.lock(), start);
         }
+        for (core, sweeper) in sweepers.iter().enumerate() {
+            let (sweeper, slots, log) = (sweeper.clone(), slots.clone(), logs[core].clone());
+            runtime.spawn_on(core, move || sweeper.run(slots, log));
+        }
         tracing::info!(path = %self.path.display(), boot = boot.number, cores = self.cores, "the engine is open");
         Ok(Engine::from_inner(Inner {
             runtime: runtime.clone(),
@@ -154,6 +160,7 @@ impl EngineBuilder {
             clustered: self.clustered,
             slots,
             gate_changes,
+            sweepers,
             logs,
             budget,
             memory_bytes_max: self.memory_bytes_max,
@@ -166,7 +173,8 @@ impl EngineBuilder {
         budget: &Arc<MemoryBudget>,
         seed: u64,
         gate_changes: &Arc<AtomicU64>,
-    ) -> Result<Box<[Mutex<SlotState>]>, OpenError> {
+        sweepers: &[Arc<Sweeper>],
+    ) -> Result<Arc<[Mutex<SlotState>]>, OpenError> {
         let hasher = KeyHasher::new(seed);
         let mut arenas = Vec::with_capacity(self.cores);
         for core in 0..self.cores {
@@ -175,8 +183,9 @@ impl EngineBuilder {
             arenas.push(Arc::new(arena));
         }
         let state = |slot: Slot| {
-            let arena = arenas[slot.index() % self.cores].clone();
-            Mutex::new(SlotState::new(slot, Store::new(arena, hasher.clone()), gate_changes.clone()))
+            let core = slot.index() % self.cores;
+            let store = Store::new(arenas[core].clone(), hasher.clone());
+            Mutex::new(SlotState::new(slot, store, gate_changes.clone(), sweepers[core].clone()))
         };
         Ok(Slot::all().map(state).collect())
     }

@@ -18,6 +18,7 @@ use crate::meta::{Directory, MetaError};
 use crate::slot::SlotState;
 use crate::stats::{CoreStats, EngineStats};
 use crate::stream::SlotStream;
+use crate::sweeper::Sweeper;
 use crate::types::{Boot, LogTicket, Slot};
 
 /// A store of keys and values in memory, with a durable log. Cheap to clone: all clones are one engine.
@@ -33,7 +34,9 @@ pub(crate) struct Inner {
     pub(crate) boot: Boot,
     pub(crate) path: PathBuf,
     pub(crate) clustered: bool,
-    pub(crate) slots: Box<[Mutex<SlotState>]>,
+    pub(crate) slots: Arc<[Mutex<SlotState>]>,
+    /// One per core.
+    pub(crate) sweepers: Vec<Arc<Sweeper>>,
     pub(crate) gate_changes: Arc<AtomicU64>,
     pub(crate) logs: Vec<Log>,
     pub(crate) budget: Arc<MemoryBudget>,
@@ -114,6 +117,11 @@ impl Engine {
         &self.inner.slots[slot.index()]
     }
 
+    /// The runtime's wall clock, in milliseconds since 1970.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.inner.runtime.unix_ms()
+    }
+
     pub(crate) fn home_log(&self, slot: Slot) -> &Log {
         &self.inner.logs[self.home_core(slot)]
     }
@@ -155,7 +163,8 @@ impl Engine {
         log.wait_written(log.appended()).await
     }
 
-    /// Writes and syncs everything, and ends the logs: later writes are refused, reads go on.
+    /// Writes and syncs everything, and ends the logs: later writes are refused, reads go on, except of keys whose time
+    /// has come: their end could not be logged.
     pub async fn close(&self) -> Result<(), LogFailed> {
         close_logs(&self.inner.logs).await
     }
@@ -185,7 +194,7 @@ impl Engine {
             memory_max_bytes: self.inner.memory_bytes_max,
             ..EngineStats::default()
         };
-        for slot in &self.inner.slots {
+        for slot in self.inner.slots.iter() {
             slot.lock().add_to(&mut stats);
         }
         stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
@@ -204,6 +213,9 @@ async fn close_logs(logs: &[Log]) -> Result<(), LogFailed> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        for sweeper in &self.sweepers {
+            sweeper.end();
+        }
         if !self.owns_runtime {
             return;
         }

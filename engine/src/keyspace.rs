@@ -1,16 +1,22 @@
 //! Operations on keys: in place, under the key's slot's lock, from any thread, and never blocking on a disk.
 //!
-//! Invariants: log space is reserved before a slot's lock is taken (`update`, which learns the value's length only under
-//! the lock, reserves there: reserving never waits); one slot's lock is held at a time; every write is visible to every
-//! later read of any thread once the call returns.
+//! Invariants: one slot's lock is held at a time; every write is visible to every later read of any thread once the call
+//! returns. Log space for a plain set is reserved before its slot's lock is taken; where the length, or whether there is
+//! anything to write, is learnt only under the lock, it is reserved there: reserving never waits.
+//!
+//! A key that is due is deleted, in the log too, by the first operation that looks it up (see `expiry.rs`). So a read may
+//! meet with all that a write may meet with: a frozen slot, a log that is behind or has failed, memory that is full.
 
-use lockgate_runtime::sync::MutexGuard;
+use std::borrow::Cow;
 
 use crate::engine::Engine;
 use crate::error::OpError;
-use crate::record::{Kind, encoded_bytes};
-use crate::slot::SlotState;
-use crate::types::{KEY_BYTES_MAX, LogTicket, Slot, VALUE_BYTES_MAX};
+use crate::expiry::Met;
+use crate::log::LogPosition;
+use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
+use crate::record::{NewRecord, Record, encoded_bytes};
+use crate::slot::{SlotState, Wakes};
+use crate::types::{KEY_BYTES_MAX, LogTicket, Slot, VALUE_BYTES_MAX, Version};
 use crate::value::{Read, Receipt, Update, Value};
 
 /// One of the 256 name spaces of keys. Every slot carries all of them.
@@ -38,30 +44,44 @@ impl Keyspace {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, OpError> {
-        let (_, held) = self.readable(key)?;
-        Ok(self.value_in(&held, key))
+        self.readable(key, |held, met| met.place.map(|place| Value::of(&held.store, place)))
     }
 
     /// Whether a key is there.
     pub fn exists(&self, key: &[u8]) -> Result<bool, OpError> {
-        let (_, held) = self.readable(key)?;
-        Ok(held.store.find(self.number, key).is_some())
+        self.readable(key, |_, met| met.place.is_some())
     }
 
     /// The value of a key, with what an answer that is held back has to wait for.
     pub fn read(&self, key: &[u8]) -> Result<Read, OpError> {
-        let (slot, held) = self.readable(key)?;
-        Ok(self.read_in(slot, &held, key))
+        self.readable(key, |held, met| self.read_in(held, &met))
     }
 
-    /// As [`Keyspace::read`], whatever the slot's gate is, as long as it has one: what a replica has, however old.
+    /// When a key ends, with what an answer that is held back has to wait for.
+    pub fn deadline(&self, key: &[u8]) -> Result<Deadline, OpError> {
+        self.readable(key, |held, met| Deadline {
+            exists: met.place.is_some(),
+            at_ms: met.place.and_then(|place| held.store.record_at(place).deadline_ms),
+            clock_ms: held.clock_ms(|| self.engine.unix_ms()),
+            slot: held.slot(),
+            version: met.place.map_or(met.version, |place| held.store.chain().version_at(place)),
+            position: self.ticket(held.slot(), met.position),
+        })
+    }
+
+    /// As [`Keyspace::read`], whatever the slot's gate is, as long as it has one: what a replica has, however old. Nothing
+    /// is deleted: also a key that is due is shown.
     pub fn peek(&self, key: &[u8]) -> Result<Read, OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
         let held = self.engine.slot(slot).lock();
         match held.gate() {
             gate @ crate::Gate::Absent => Err(OpError::NotOwned { slot, gate }),
-            _ => Ok(self.read_in(slot, &held, key)),
+            _ => {
+                let place = held.store.find(self.number, key);
+                let met = Met { place, version: held.version(), position: held.position() };
+                Ok(self.read_in(&held, &met))
+            }
         }
     }
 
@@ -76,51 +96,97 @@ impl Keyspace {
         order.sort_unstable();
         let mut values = vec![None; keys.len()];
         for of_slot in order.chunk_by(|a, b| a.0 == b.0) {
-            let held = self.engine.slot(of_slot[0].0).lock();
-            held.check_readable()?;
-            for (_, at) in of_slot {
-                values[*at] = self.value_in(&held, keys[*at]);
-            }
+            self.locked(of_slot[0].0, |held, wakes| {
+                held.check_readable()?;
+                for (_, at) in of_slot {
+                    let met = self.meet(held, keys[*at], wakes)?;
+                    values[*at] = met.place.map(|place| Value::of(&held.store, place));
+                }
+                Ok(())
+            })?;
         }
         Ok(values)
     }
 
-    /// Gives a key a value. On return it is in memory and appended to the log, not yet on the disk: see [`Receipt`].
+    /// Gives a key a value, and no deadline. On return it is in memory and appended to the log, not yet on the disk: see
+    /// [`Receipt`].
     pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Receipt, OpError> {
         check_key(key)?;
         check_value(value)?;
         let slot = Slot::of_key(key);
         let log = self.engine.home_log(slot);
-        let reservation =
-            log.reserve(encoded_bytes(key.len(), value.len())).map_err(|e| OpError::from_log(slot, e))?;
-        let mut held = self.engine.slot(slot).lock();
-        held.check_writable()?;
-        let wakes = held.write(Kind::Put, (self.number, key, value), log, reservation)?;
-        let receipt = self.receipt(slot, &held);
-        drop(held);
-        wakes.wake();
-        Ok(receipt)
+        let reservation = log
+            .reserve(encoded_bytes(false, key.len(), value.len()))
+            .map_err(|error| OpError::from_log(slot, error))?;
+        self.locked(slot, |held, wakes| {
+            held.check_writable()?;
+            wakes.add(held.write(NewRecord::put(self.number, key, value, None), log, reservation)?);
+            Ok(self.receipt(slot, held.version(), held.position()))
+        })
+    }
+
+    /// Gives a key a value if a condition holds, with or without a deadline, in one step.
+    pub fn set_with(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &SetOptions<'_>,
+    ) -> Result<SetOutcome, OpError> {
+        check_value(value)?;
+        self.edit(key, options.expiry, options.return_previous, |old, _| {
+            match options.condition.holds(old.map(|old| old.value)) {
+                true => Edit::Put(Cow::Borrowed(value)),
+                false => Edit::Nothing,
+            }
+        })
     }
 
     /// Removes a key. False: it was not there, nothing was written, and the receipt is for the slot's last write.
     pub fn delete(&self, key: &[u8]) -> Result<(bool, Receipt), OpError> {
-        check_key(key)?;
-        let slot = Slot::of_key(key);
-        let log = self.engine.home_log(slot);
-        let reservation = log.reserve(encoded_bytes(key.len(), 0)).map_err(|e| OpError::from_log(slot, e))?;
-        let mut held = self.engine.slot(slot).lock();
-        held.check_writable()?;
-        if held.store.find(self.number, key).is_none() {
-            return Ok((false, self.receipt(slot, &held)));
-        }
-        let wakes = held.write(Kind::Delete, (self.number, key, &[]), log, reservation)?;
-        let receipt = self.receipt(slot, &held);
-        drop(held);
-        wakes.wake();
-        Ok((true, receipt))
+        let outcome = self.edit(key, Expiry::Clear, false, |_, _| Edit::Delete)?;
+        Ok((outcome.applied, outcome.receipt))
     }
 
-    /// Reads and writes a key in one step: no other write of the slot comes between.
+    /// Removes a key, and returns the value that it had.
+    pub fn take(&self, key: &[u8]) -> Result<(Option<Value>, Receipt), OpError> {
+        let outcome = self.edit(key, Expiry::Clear, true, |_, _| Edit::Delete)?;
+        Ok((outcome.previous, outcome.receipt))
+    }
+
+    /// Gives a key a deadline (milliseconds since 1970), or takes it away. The record is written anew for it. False: the
+    /// key is not there, or has no deadline that could be taken away. A time that has come already removes the key.
+    pub fn expire(&self, key: &[u8], deadline_ms: Option<u64>) -> Result<(bool, Receipt), OpError> {
+        match deadline_ms {
+            Some(at_ms) => self.expire_if(key, Expiry::At(at_ms), |_, _| true),
+            None => self.expire_if(key, Expiry::Clear, |have, _| have.is_some()),
+        }
+    }
+
+    /// Changes when a key ends, if the key is there and `condition` holds: it is given the deadline that the key has and
+    /// the one that it would get. It runs under the slot's lock: it must be short, and must not call the engine.
+    pub fn expire_if(
+        &self,
+        key: &[u8],
+        expiry: Expiry,
+        condition: impl FnOnce(Option<u64>, Option<u64>) -> bool,
+    ) -> Result<(bool, Receipt), OpError> {
+        let outcome = self.edit(key, expiry, false, |old, deadline_ms| match old {
+            Some(old) if condition(old.deadline_ms, deadline_ms) => Edit::Date,
+            _ => Edit::Nothing,
+        })?;
+        Ok((outcome.applied, outcome.receipt))
+    }
+
+    /// The value of a key, which ends as `expiry` says from now on. Nothing is written where that changes nothing.
+    pub fn get_and_expire(&self, key: &[u8], expiry: Expiry) -> Result<(Option<Value>, Receipt), OpError> {
+        let outcome = self.edit(key, expiry, true, |old, deadline_ms| match old {
+            Some(old) if old.deadline_ms != deadline_ms => Edit::Date,
+            _ => Edit::Nothing,
+        })?;
+        Ok((outcome.previous, outcome.receipt))
+    }
+
+    /// Reads and writes a key in one step: no other write of the slot comes between. A deadline stays.
     ///
     /// `decide` runs under the slot's lock: it must be short, and must not call the engine.
     pub fn update(
@@ -128,38 +194,36 @@ impl Keyspace {
         key: &[u8],
         decide: impl FnOnce(Option<&[u8]>) -> Update,
     ) -> Result<Receipt, OpError> {
-        check_key(key)?;
-        let slot = Slot::of_key(key);
-        let log = self.engine.home_log(slot);
-        let mut held = self.engine.slot(slot).lock();
-        held.check_writable()?;
-        let old = held.store.find(self.number, key);
-        let update = decide(old.map(|place| held.store.record_at(place).value));
-        let (kind, value) = match (update, old) {
-            (Update::Put(value), _) => (Kind::Put, value),
-            (Update::Delete, Some(_)) => (Kind::Delete, Vec::new()),
-            (Update::Keep, _) | (Update::Delete, None) => return Ok(self.receipt(slot, &held)),
-        };
-        check_value(&value)?;
-        let reservation =
-            log.reserve(encoded_bytes(key.len(), value.len())).map_err(|e| OpError::from_log(slot, e))?;
-        let wakes = held.write(kind, (self.number, key, &value), log, reservation)?;
-        let receipt = self.receipt(slot, &held);
-        drop(held);
-        wakes.wake();
-        Ok(receipt)
+        let edited = self.edit(key, Expiry::Keep, false, |old, _| match decide(old.map(|old| old.value)) {
+            Update::Keep => Edit::Nothing,
+            Update::Put(value) => Edit::Put(Cow::Owned(value)),
+            Update::Delete => Edit::Delete,
+        });
+        Ok(edited?.receipt)
     }
 
-    /// How many live keys this keyspace has on the slots that are served here. Slots are counted one after the other.
+    /// How many live keys this keyspace has on the slots that are served here, those that are due and not deleted yet
+    /// among them. Slots are counted one after the other.
     pub fn len(&self) -> u64 {
-        let mut keys = 0;
+        self.counts().0
+    }
+
+    /// How many of them have a deadline.
+    pub fn len_with_deadline(&self) -> u64 {
+        self.counts().1
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let (mut keys, mut with_deadline) = (0, 0);
         for slot in Slot::all() {
             let held = self.engine.slot(slot).lock();
             if held.gate().serves_reads() {
-                keys += held.store.keys_in(self.number);
+                let counts = held.store.keys_in(self.number);
+                keys += counts.0;
+                with_deadline += counts.1;
             }
         }
-        keys
+        (keys, with_deadline)
     }
 
     /// Whether this keyspace has no live key on the slots that are served here.
@@ -167,36 +231,110 @@ impl Keyspace {
         self.len() == 0
     }
 
-    fn readable(&self, key: &[u8]) -> Result<(Slot, MutexGuard<'_, SlotState>), OpError> {
+    /// Does something under a slot's lock, and wakes whom it concerns once the lock is released, also if it failed.
+    fn locked<T>(
+        &self,
+        slot: Slot,
+        act: impl FnOnce(&mut SlotState, &mut Wakes) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let mut wakes = Wakes::default();
+        let result = act(&mut self.engine.slot(slot).lock(), &mut wakes);
+        wakes.wake();
+        result
+    }
+
+    fn meet(&self, held: &mut SlotState, key: &[u8], wakes: &mut Wakes) -> Result<Met, OpError> {
+        let log = self.engine.home_log(held.slot());
+        held.meet(self.number, key, || self.engine.unix_ms(), log, wakes)
+    }
+
+    fn readable<T>(&self, key: &[u8], see: impl FnOnce(&mut SlotState, Met) -> T) -> Result<T, OpError> {
+        check_key(key)?;
+        self.locked(Slot::of_key(key), |held, wakes| {
+            held.check_readable()?;
+            let met = self.meet(held, key, wakes)?;
+            Ok(see(held, met))
+        })
+    }
+
+    /// Looks a key up and changes it, in one step. `decide` is given the live record, if there is one, and the deadline
+    /// that `expiry` comes to.
+    fn edit<'v>(
+        &self,
+        key: &[u8],
+        expiry: Expiry,
+        return_previous: bool,
+        decide: impl FnOnce(Option<Record<'_>>, Option<u64>) -> Edit<'v>,
+    ) -> Result<SetOutcome, OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
-        let held = self.engine.slot(slot).lock();
-        held.check_readable()?;
-        Ok((slot, held))
+        self.locked(slot, |held, wakes| {
+            held.check_writable()?;
+            let met = self.meet(held, key, wakes)?;
+            let (deadline_ms, is_due) = self.resolve(held, &met, expiry);
+            let old = met.place.map(|place| held.store.record_at(place));
+            let edit = decide(old, deadline_ms);
+            let previous = met.place.filter(|_| return_previous).map(|place| Value::of(&held.store, place));
+            let kept;
+            let (applied, new) = match (&edit, met.place) {
+                (Edit::Nothing, _) | (Edit::Delete | Edit::Date, None) => (false, None),
+                (Edit::Put(_), None) if is_due => (true, None),
+                (Edit::Delete, Some(_)) => (true, Some(NewRecord::delete(self.number, key))),
+                (_, Some(_)) if is_due => (true, Some(NewRecord::delete(self.number, key))),
+                (Edit::Put(value), _) => (true, Some(NewRecord::put(self.number, key, value, deadline_ms))),
+                (Edit::Date, Some(place)) => {
+                    kept = held.store.pin_value(place);
+                    (true, Some(NewRecord::put(self.number, key, &kept, deadline_ms)))
+                }
+            };
+            let Some(new) = new else {
+                let receipt = self.receipt(slot, met.version, met.position);
+                return Ok(SetOutcome { applied, previous, receipt });
+            };
+            check_value(new.value)?;
+            let log = self.engine.home_log(slot);
+            let reservation =
+                log.reserve(new.encoded_bytes()).map_err(|error| OpError::from_log(slot, error))?;
+            wakes.add(held.write(new, log, reservation)?);
+            let receipt = self.receipt(slot, held.version(), held.position());
+            Ok(SetOutcome { applied, previous, receipt })
+        })
     }
 
-    fn value_in(&self, held: &SlotState, key: &[u8]) -> Option<Value> {
-        held.store.find(self.number, key).map(|place| Value::of(&held.store, place))
-    }
-
-    fn read_in(&self, slot: Slot, held: &SlotState, key: &[u8]) -> Read {
-        let value = self.value_in(held, key);
-        let version = value.as_ref().map_or(held.version(), Value::version);
-        Read { value, slot, version, position: self.ticket(slot, held) }
-    }
-
-    fn ticket(&self, slot: Slot, held: &SlotState) -> LogTicket {
-        LogTicket { core: self.engine.home_core(slot) as u32, position: held.position() }
-    }
-
-    fn receipt(&self, slot: Slot, held: &SlotState) -> Receipt {
-        Receipt {
-            engine: self.engine.clone(),
-            slot,
-            version: held.version(),
-            ticket: self.ticket(slot, held),
+    /// The deadline that `expiry` comes to, and whether it has come already.
+    fn resolve(&self, held: &mut SlotState, met: &Met, expiry: Expiry) -> (Option<u64>, bool) {
+        let mut clock_ms = || held.clock_ms(|| self.engine.unix_ms());
+        match expiry {
+            Expiry::Clear => (None, false),
+            Expiry::Keep => (met.place.and_then(|place| held.store.record_at(place).deadline_ms), false),
+            Expiry::At(at_ms) => (Some(at_ms), at_ms <= clock_ms()),
+            Expiry::After(time_ms) => (Some(clock_ms().saturating_add(time_ms)), time_ms == 0),
         }
     }
+
+    fn read_in(&self, held: &SlotState, met: &Met) -> Read {
+        let value = met.place.map(|place| Value::of(&held.store, place));
+        let version = value.as_ref().map_or(met.version, Value::version);
+        Read { value, slot: held.slot(), version, position: self.ticket(held.slot(), met.position) }
+    }
+
+    fn ticket(&self, slot: Slot, position: LogPosition) -> LogTicket {
+        LogTicket { core: self.engine.home_core(slot) as u32, position }
+    }
+
+    fn receipt(&self, slot: Slot, version: Version, position: LogPosition) -> Receipt {
+        Receipt { engine: self.engine.clone(), slot, version, ticket: self.ticket(slot, position) }
+    }
+}
+
+/// What an operation does with a key that it has looked at.
+enum Edit<'v> {
+    Nothing,
+    /// Gives it this value.
+    Put(Cow<'v, [u8]>),
+    /// Leaves its value, and changes when it ends.
+    Date,
+    Delete,
 }
 
 fn check_key(key: &[u8]) -> Result<(), OpError> {

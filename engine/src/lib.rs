@@ -13,17 +13,24 @@
 //! users.update(b"n", |old| lockgate_engine::Update::Put(vec![old.map_or(1, |n| n[0] + 1)]))?;
 //! let (was_there, _receipt) = users.delete(b"ada")?;
 //! assert!(was_there && users.len() == 1);
+//! let lock = lockgate_engine::SetOptions {
+//!     condition: lockgate_engine::Condition::IfAbsent,
+//!     expiry: lockgate_engine::Expiry::After(30_000), // milliseconds
+//!     ..Default::default()
+//! };
+//! assert!(users.set_with(b"lock", b"me", &lock)?.applied && !users.set_with(b"lock", b"you", &lock)?.applied);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! Memory operations are done in place, by the calling thread, under the lock of the key's slot, and never wait for a
-//! disk. Durability is a receipt. Lock order: stream, slot, log; never two slots.
+//! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`
 //! (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards);
-//! [`log`] and [`meta`] (the disk); `dirty` and `stream` (reading slots while they are written); `keyspace`, `apply`,
-//! `ownership` (what can be done with slots); `recovery`, `builder`, `engine`.
+//! [`log`] and [`meta`] (the disk); `expiry` and `sweeper` (how keys end); `dirty` and `stream` (reading slots while they
+//! are written); `options`, `keyspace`, `apply`, `ownership` (what can be done with slots); `recovery`, `builder`,
+//! `engine`.
 //!
 //! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
 //! layer above gives them a meaning.
@@ -35,6 +42,7 @@ mod crc16;
 mod dirty;
 mod engine;
 mod error;
+mod expiry;
 mod free_list;
 mod gate;
 mod history;
@@ -42,6 +50,7 @@ mod index;
 mod keyspace;
 pub mod log;
 pub mod meta;
+mod options;
 mod ownership;
 pub mod record;
 mod recovery;
@@ -50,6 +59,7 @@ mod slot;
 mod stats;
 mod store;
 mod stream;
+mod sweeper;
 mod types;
 mod value;
 
@@ -61,6 +71,7 @@ pub use error::{ApplyError, OpError, OpenError, SlotError, SubscribeError, WaitE
 pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
+pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
 pub use segment::PinnedRange;
 pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM};
 pub use stats::{CoreStats, EngineStats};

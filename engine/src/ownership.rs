@@ -52,6 +52,18 @@ impl Engine {
 
     /// Serves a slot under `term`, which may not be below the slot's. A higher one begins a new range of versions.
     pub fn own(&self, slot: Slot, generation: Generation, term: Term) -> Result<(), SlotError> {
+        self.own_from(slot, generation, term, 0)
+    }
+
+    /// As [`Engine::own`]; the slot's clock begins at `clock_floor_ms` (milliseconds since 1970) or later: where its last
+    /// owner's stood when it was frozen, see [`FrozenAt`].
+    pub fn own_from(
+        &self,
+        slot: Slot,
+        generation: Generation,
+        term: Term,
+        clock_floor_ms: u64,
+    ) -> Result<(), SlotError> {
         let frames =
             Frames::reserve(self.home_log(slot)).map_err(|source| SlotError::Log { slot, source })?;
         let mut held = self.slot(slot).lock();
@@ -73,6 +85,7 @@ impl Engine {
             )?;
             held.begin_term(range);
         }
+        held.raise_clock(clock_floor_ms);
         let wakes = held.set_gate(gate);
         finish(held, wakes, garbage);
         Ok(())
@@ -83,15 +96,16 @@ impl Engine {
         self.change_gate(slot, generation, Action::Follow, |_| ())
     }
 
-    /// Stops a slot's writes, and says where they stopped. Freezing what is frozen gives the same answer.
+    /// Stops a slot's writes and its clock, and says where they stopped. Freezing what is frozen gives the same answer.
     pub fn freeze(&self, slot: Slot, generation: Generation) -> Result<FrozenAt, SlotError> {
         self.change_gate(slot, generation, Action::Freeze, |held| FrozenAt {
             version: held.version(),
             digest: held.store.digest(),
+            clock_ms: held.clock_ms(|| self.unix_ms()),
         })
     }
 
-    /// Lets a frozen slot be written again.
+    /// Lets a frozen slot be written again. Its clock goes on from where it stood, or from the wall clock if that is later.
     pub fn thaw(&self, slot: Slot, generation: Generation) -> Result<(), SlotError> {
         self.change_gate(slot, generation, Action::Thaw, |_| ())
     }
@@ -129,13 +143,15 @@ impl Engine {
         slot: Slot,
         generation: Generation,
         action: Action,
-        see: impl FnOnce(&SlotState) -> T,
+        see: impl FnOnce(&mut SlotState) -> T,
     ) -> Result<T, SlotError> {
         let mut held = self.slot(slot).lock();
         held.check_generation(generation)?;
         let gate = held.check_action(action)?;
+        // A clock that is about to stand still stands at this moment.
+        held.clock_ms(|| self.unix_ms());
         let wakes = held.set_gate(gate);
-        let seen = see(&held);
+        let seen = see(&mut held);
         finish(held, wakes, None);
         Ok(seen)
     }

@@ -1,8 +1,11 @@
 //! The one record format: the same bytes in memory, in the log and on the wire.
 //!
-//! A record is a 16-byte header, the key, the value, and zero bytes up to a multiple of four. All numbers are little
-//! endian. The checksum (CRC32C) covers everything after itself up to the padding, and padding must be zero, so that one
-//! record has exactly one encoding. Every length is checked against its limit and against what is there before it is used.
+//! A record is a 16-byte header, the deadline if there is one, the key, the value, and zero bytes up to a multiple of
+//! four. All numbers are little endian. The checksum (CRC32C) covers everything after itself up to the padding, and padding
+//! must be zero, so that one record has exactly one encoding. Every length is checked against its limit and against what
+//! is there before it is used.
+
+use std::ops::Range;
 
 use thiserror::Error;
 use zerocopy::byteorder::little_endian::{U16, U32};
@@ -12,15 +15,18 @@ use crate::types::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Records start at multiples of this, everywhere.
 pub const RECORD_ALIGN_BYTES: usize = 4;
-/// Bytes before the key.
+/// Bytes before the deadline, or before the key when there is none.
 pub const RECORD_HEADER_BYTES: usize = size_of::<RawHeader>();
+/// Bytes of a deadline.
+pub const DEADLINE_BYTES: usize = size_of::<u64>();
 /// The longest record, padding included.
-pub const RECORD_BYTES_MAX: usize = padded(RECORD_HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX);
+pub const RECORD_BYTES_MAX: usize = encoded_bytes(true, KEY_BYTES_MAX, VALUE_BYTES_MAX);
 
-/// The kind is the low three bits; the others are flags, and none is in use, so a set flag is an unknown kind.
-/// (0x10 is reserved for "an absolute expiry follows the header".)
+/// The kind is the low three bits; the others are flags. A flag that is not in use makes it an unknown kind.
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
+/// A put's deadline follows the header.
+const FLAG_DEADLINE: u8 = 0x10;
 
 const _: () = assert!(RECORD_HEADER_BYTES == 16);
 const _: () = assert!(RECORD_BYTES_MAX < u32::MAX as usize, "lengths inside segments are 32-bit");
@@ -56,6 +62,8 @@ pub struct Record<'a> {
     pub kind: Kind,
     /// Whose key.
     pub keyspace: u8,
+    /// When the key ends, in milliseconds since 1970. `None`: never. A tombstone has none.
+    pub deadline_ms: Option<u64>,
     /// The key.
     pub key: &'a [u8],
     /// The value; empty in a tombstone.
@@ -65,12 +73,52 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// The record's bytes, padding included.
     pub fn encoded_bytes(&self) -> usize {
-        encoded_bytes(self.key.len(), self.value.len())
+        encoded_bytes(self.deadline_ms.is_some(), self.key.len(), self.value.len())
+    }
+
+    /// Where in the record's bytes its value is.
+    pub fn value_range(&self) -> Range<usize> {
+        let start = key_start(self.deadline_ms.is_some()) + self.key.len();
+        start..start + self.value.len()
     }
 
     /// What a live record adds to its slot's digest.
     pub fn digest(&self) -> u64 {
         mix64(u64::from(self.crc) << 32 | u64::from(self.delta))
+    }
+}
+
+/// A record that is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// Its version counter, less the range's base.
+    pub delta: u32,
+    /// What it does.
+    pub kind: Kind,
+    /// Whose key.
+    pub keyspace: u8,
+    /// When the key ends, in milliseconds since 1970. `None`: never.
+    pub deadline_ms: Option<u64>,
+    /// The key, of a checked length.
+    pub key: &'a [u8],
+    /// The value, of a checked length.
+    pub value: &'a [u8],
+}
+
+impl<'a> NewRecord<'a> {
+    /// Gives a key a value. Whoever writes it gives it its delta.
+    pub fn put(keyspace: u8, key: &'a [u8], value: &'a [u8], deadline_ms: Option<u64>) -> NewRecord<'a> {
+        NewRecord { delta: 0, kind: Kind::Put, keyspace, deadline_ms, key, value }
+    }
+
+    /// Ends a key. Whoever writes it gives it its delta.
+    pub fn delete(keyspace: u8, key: &'a [u8]) -> NewRecord<'a> {
+        NewRecord { delta: 0, kind: Kind::Delete, keyspace, deadline_ms: None, key, value: &[] }
+    }
+
+    /// The record's bytes, padding included.
+    pub fn encoded_bytes(&self) -> usize {
+        encoded_bytes(self.deadline_ms.is_some(), self.key.len(), self.value.len())
     }
 }
 
@@ -94,6 +142,9 @@ pub enum RecordError {
     /// A tombstone with a value.
     #[error("a delete record carries a value of {0} bytes")]
     DeleteWithValue(usize),
+    /// A tombstone with a deadline.
+    #[error("a delete record carries a deadline")]
+    DeleteWithDeadline,
     /// Delta 0 would be the base's own version.
     #[error("the record's version equals its range's base")]
     ZeroDelta,
@@ -115,48 +166,67 @@ const fn padded(bytes: usize) -> usize {
 }
 
 /// The bytes of a record with a key and a value of these lengths, padding included.
-pub const fn encoded_bytes(key_bytes: usize, value_bytes: usize) -> usize {
-    padded(RECORD_HEADER_BYTES + key_bytes + value_bytes)
+pub const fn encoded_bytes(has_deadline: bool, key_bytes: usize, value_bytes: usize) -> usize {
+    padded(key_start(has_deadline) + key_bytes + value_bytes)
 }
 
-/// Writes a record into `out`, which must have exactly [`encoded_bytes`].
+const fn key_start(has_deadline: bool) -> usize {
+    if has_deadline { RECORD_HEADER_BYTES + DEADLINE_BYTES } else { RECORD_HEADER_BYTES }
+}
+
+/// Writes a record into `out`, which must have exactly its [`encoded_bytes`].
 ///
 /// The lengths are the caller's to check: this panics when they are over the limits.
-pub fn encode(out: &mut [u8], kind: Kind, delta: u32, keyspace: u8, key: &[u8], value: &[u8]) {
+pub fn encode(out: &mut [u8], new: &NewRecord<'_>) {
+    let NewRecord { delta, kind, keyspace, deadline_ms, key, value } = *new;
     assert!(
         key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX,
         "lengths are checked by the caller"
     );
-    assert!(delta > 0 && (kind == Kind::Put || value.is_empty()), "not a record");
-    assert_eq!(out.len(), encoded_bytes(key.len(), value.len()));
-    let kind_flags = match kind {
+    let is_bare = value.is_empty() && deadline_ms.is_none();
+    assert!(delta > 0 && (kind == Kind::Put || is_bare), "not a record");
+    assert_eq!(out.len(), new.encoded_bytes());
+    let kind = match kind {
         Kind::Put => KIND_PUT,
         Kind::Delete => KIND_DELETE,
     };
     let header = RawHeader {
         crc: U32::ZERO,
         delta: U32::new(delta),
-        kind_flags,
+        kind_flags: if deadline_ms.is_some() { kind | FLAG_DEADLINE } else { kind },
         keyspace,
         key_len: U16::new(key.len() as u16),
         value_len: U32::new(value.len() as u32),
     };
-    let key_end = RECORD_HEADER_BYTES + key.len();
-    let end = key_end + value.len();
     out[..RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
-    out[RECORD_HEADER_BYTES..key_end].copy_from_slice(key);
+    let key_start = key_start(deadline_ms.is_some());
+    if let Some(deadline_ms) = deadline_ms {
+        out[RECORD_HEADER_BYTES..key_start].copy_from_slice(&deadline_ms.to_le_bytes());
+    }
+    let key_end = key_start + key.len();
+    let end = key_end + value.len();
+    out[key_start..key_end].copy_from_slice(key);
     out[key_end..end].copy_from_slice(value);
     out[end..].fill(0);
     let crc = crc32c::crc32c(&out[4..end]);
     out[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// The lengths in a record's header, checked against the limits and nothing else: enough to walk verified records.
-fn lengths(header: &RawHeader) -> Result<(Kind, usize, usize), RecordError> {
-    let kind = match header.kind_flags {
+/// What a record's header says of the bytes behind it.
+struct Layout {
+    kind: Kind,
+    has_deadline: bool,
+    key_bytes: usize,
+    value_bytes: usize,
+}
+
+/// The header, checked against the limits and nothing else: enough to walk verified records.
+fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
+    let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
+    let kind = match header.kind_flags & !FLAG_DEADLINE {
         KIND_PUT => Kind::Put,
         KIND_DELETE => Kind::Delete,
-        other => return Err(RecordError::UnknownKind(other)),
+        _ => return Err(RecordError::UnknownKind(header.kind_flags)),
     };
     let value_bytes = header.value_len.get() as usize;
     if value_bytes > VALUE_BYTES_MAX {
@@ -165,13 +235,17 @@ fn lengths(header: &RawHeader) -> Result<(Kind, usize, usize), RecordError> {
     if kind == Kind::Delete && value_bytes != 0 {
         return Err(RecordError::DeleteWithValue(value_bytes));
     }
-    Ok((kind, header.key_len.get() as usize, value_bytes))
+    if kind == Kind::Delete && has_deadline {
+        return Err(RecordError::DeleteWithDeadline);
+    }
+    Ok(Layout { kind, has_deadline, key_bytes: header.key_len.get() as usize, value_bytes })
 }
 
 /// The bytes of the verified record that this header belongs to.
 pub(crate) fn encoded_bytes_of(header: &[u8]) -> usize {
     let header = RawHeader::ref_from_bytes(header).expect("a whole header");
-    encoded_bytes(usize::from(header.key_len.get()), header.value_len.get() as usize)
+    let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
+    encoded_bytes(has_deadline, usize::from(header.key_len.get()), header.value_len.get() as usize)
 }
 
 /// The record at the start of `bytes`, without a check of its checksum and padding: for bytes that were verified before.
@@ -179,17 +253,22 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let Ok((header, rest)) = RawHeader::ref_from_prefix(bytes) else {
         return Err(RecordError::Truncated { needed_bytes: RECORD_HEADER_BYTES, have_bytes: bytes.len() });
     };
-    let (kind, key_bytes, value_bytes) = lengths(header)?;
-    let needed_bytes = encoded_bytes(key_bytes, value_bytes);
+    let Layout { kind, has_deadline, key_bytes, value_bytes } = layout(header)?;
+    let needed_bytes = encoded_bytes(has_deadline, key_bytes, value_bytes);
     if bytes.len() < needed_bytes {
         return Err(RecordError::Truncated { needed_bytes, have_bytes: bytes.len() });
     }
+    let (deadline_ms, rest) = match rest.split_first_chunk() {
+        Some((deadline, rest)) if has_deadline => (Some(u64::from_le_bytes(*deadline)), rest),
+        _ => (None, rest),
+    };
     let (key, rest) = rest.split_at(key_bytes);
     Ok(Record {
         crc: header.crc.get(),
         delta: header.delta.get(),
         kind,
         keyspace: header.keyspace,
+        deadline_ms,
         key,
         value: &rest[..value_bytes],
     })
@@ -198,7 +277,7 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
 /// The record at the start of `bytes`, with everything about it checked.
 pub fn verify(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let record = parse(bytes)?;
-    let end = RECORD_HEADER_BYTES + record.key.len() + record.value.len();
+    let end = record.value_range().end;
     let computed = crc32c::crc32c(&bytes[4..end]);
     if computed != record.crc {
         return Err(RecordError::Checksum { stored: record.crc, computed });
@@ -224,39 +303,68 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn encoded(kind: Kind, delta: u32, keyspace: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
-        let mut out = vec![0xaa; encoded_bytes(key.len(), value.len())];
-        encode(&mut out, kind, delta, keyspace, key, value);
+    fn encoded(new: &NewRecord<'_>) -> Vec<u8> {
+        let mut out = vec![0xaa; new.encoded_bytes()];
+        encode(&mut out, new);
         out
+    }
+
+    fn short(deadline_ms: Option<u64>) -> Vec<u8> {
+        encoded(&NewRecord { delta: 1, ..NewRecord::put(0, b"k", b"v", deadline_ms) })
     }
 
     #[test]
     fn layout_is_as_documented() {
-        let bytes = encoded(Kind::Put, 0x0102_0304, 7, b"key", b"value");
+        let plain = NewRecord { delta: 0x0102_0304, ..NewRecord::put(7, b"key", b"value", None) };
+        let bytes = encoded(&plain);
         assert_eq!(bytes.len(), 24);
         assert_eq!(&bytes[4..16], &[4, 3, 2, 1, 1, 7, 3, 0, 5, 0, 0, 0]);
         assert_eq!(&bytes[16..], b"keyvalue");
         assert_eq!(bytes[..4], crc32c::crc32c(&bytes[4..]).to_le_bytes());
+        let bytes = encoded(&NewRecord { deadline_ms: Some(0x0102_0304_0506_0708), ..plain });
+        assert_eq!(bytes.len(), 32);
+        assert_eq!(&bytes[4..16], &[4, 3, 2, 1, 0x11, 7, 3, 0, 5, 0, 0, 0]);
+        assert_eq!(&bytes[16..24], &[8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(&bytes[24..], b"keyvalue");
+        assert_eq!(bytes[..4], crc32c::crc32c(&bytes[4..]).to_le_bytes());
     }
 
     #[test]
-    fn reserved_flags_and_unknown_kinds_are_refused() {
-        for kind in [0, 3, 7, KIND_PUT | 0x10, KIND_PUT | 0x20, 0xff] {
-            let mut bytes = encoded(Kind::Put, 1, 0, b"k", b"v");
+    fn flags_that_are_not_in_use_and_unknown_kinds_are_refused() {
+        for kind in [0, 3, 7, FLAG_DEADLINE, FLAG_DEADLINE | 3, KIND_PUT | 0x08, KIND_PUT | 0x20, 0xff] {
+            let mut bytes = short(None);
             bytes[8] = kind;
             assert_eq!(verify(&bytes), Err(RecordError::UnknownKind(kind)));
         }
+        let mut delete = encoded(&NewRecord { delta: 1, ..NewRecord::delete(0, b"k") });
+        delete[8] |= FLAG_DEADLINE;
+        assert_eq!(verify(&delete), Err(RecordError::DeleteWithDeadline));
     }
 
     #[test]
     fn lengths_are_checked_before_use() {
-        let mut bytes = encoded(Kind::Put, 1, 0, b"k", b"v");
+        let mut bytes = short(None);
         bytes[12..16].copy_from_slice(&(VALUE_BYTES_MAX as u32 + 1).to_le_bytes());
         assert_eq!(verify(&bytes), Err(RecordError::ValueTooLong(VALUE_BYTES_MAX + 1)));
         bytes[12..16].copy_from_slice(&(VALUE_BYTES_MAX as u32).to_le_bytes());
         assert!(matches!(verify(&bytes), Err(RecordError::Truncated { .. })));
         assert!(matches!(verify(&bytes[..15]), Err(RecordError::Truncated { .. })));
         assert!(matches!(verify(&[]), Err(RecordError::Truncated { .. })));
+        let bytes = short(Some(1));
+        let ends_early = |end: usize| RecordError::Truncated { needed_bytes: 28, have_bytes: end };
+        for end in 16..28 {
+            assert_eq!(verify(&bytes[..end]), Err(ends_early(end)), "a deadline has eight bytes");
+        }
+    }
+
+    #[test]
+    fn a_deadline_makes_another_record_and_another_digest() {
+        let digests: Vec<u64> = [None, Some(0), Some(1), Some(u64::MAX)]
+            .map(|deadline_ms| verify(&short(deadline_ms)).unwrap().digest())
+            .into();
+        for (at, digest) in digests.iter().enumerate() {
+            assert!(!digests[..at].contains(digest));
+        }
     }
 
     proptest! {
@@ -265,24 +373,30 @@ mod tests {
             put in any::<bool>(),
             delta in 1u32..,
             keyspace in any::<u8>(),
+            deadline_ms in any::<Option<u64>>(),
             key in proptest::collection::vec(any::<u8>(), 0..40),
             value in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let (kind, value) = if put { (Kind::Put, value) } else { (Kind::Delete, Vec::new()) };
-            let bytes = encoded(kind, delta, keyspace, &key, &value);
+            let new = match put {
+                true => NewRecord::put(keyspace, &key, &value, deadline_ms),
+                false => NewRecord::delete(keyspace, &key),
+            };
+            let bytes = encoded(&NewRecord { delta, ..new });
             prop_assert_eq!(bytes.len() % RECORD_ALIGN_BYTES, 0);
             let record = verify(&bytes).unwrap();
-            prop_assert_eq!((record.kind, record.delta, record.keyspace), (kind, delta, keyspace));
-            prop_assert_eq!((record.key, record.value), (key.as_slice(), value.as_slice()));
-            prop_assert_eq!(record.encoded_bytes(), bytes.len());
+            prop_assert_eq!((record.kind, record.delta, record.keyspace), (new.kind, delta, keyspace));
+            prop_assert_eq!((record.deadline_ms, record.key, record.value), (new.deadline_ms, new.key, new.value));
+            prop_assert_eq!((record.encoded_bytes(), encoded_bytes_of(&bytes[..RECORD_HEADER_BYTES])), (bytes.len(), bytes.len()));
+            prop_assert_eq!(&bytes[record.value_range()], new.value);
         }
 
         #[test]
         fn every_flipped_bit_is_refused(
+            deadline_ms in any::<Option<u64>>(),
             key in proptest::collection::vec(any::<u8>(), 0..12),
             value in proptest::collection::vec(any::<u8>(), 0..20),
         ) {
-            let bytes = encoded(Kind::Put, 9, 3, &key, &value);
+            let bytes = encoded(&NewRecord { delta: 9, ..NewRecord::put(3, &key, &value, deadline_ms) });
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);

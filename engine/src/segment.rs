@@ -46,7 +46,7 @@ const _: () =
     assert!(RECORD_BYTES_MAX <= EXTENT_BYTES_MAX && EXTENT_BYTES_MAX + LINE_BYTES < u32::MAX as usize);
 
 /// The place of a published record in its core's arena, in units of 4 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RecordOffset(u32);
 
 impl RecordOffset {
@@ -343,7 +343,7 @@ impl Chain {
 mod tests {
     use super::*;
     use crate::arena::MemoryBudget;
-    use crate::record::{Kind, encode, encoded_bytes};
+    use crate::record::{NewRecord, encode};
     use crate::types::Term;
 
     fn chain(max_bytes: u64) -> (Chain, Arc<MemoryBudget>) {
@@ -357,10 +357,11 @@ mod tests {
         delta: u32,
         value: &[u8],
     ) -> Result<RecordOffset, OutOfMemory> {
-        let bytes = encoded_bytes(1, value.len());
+        let new = NewRecord { delta, ..NewRecord::put(0, b"k", value, None) };
+        let bytes = new.encoded_bytes();
         chain.reserve(range, bytes)?;
         let appended = chain.append(range.base + u64::from(delta), bytes, |out| {
-            encode(out, Kind::Put, delta, 0, b"k", value);
+            encode(out, &new);
             Ok::<_, OutOfMemory>(())
         })?;
         Ok(appended.0)

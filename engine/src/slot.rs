@@ -7,19 +7,21 @@
 //! - every change of the data is one log frame with the very same bytes, appended under the lock, so that the log has a
 //!   slot's frames in the order of their versions. Lock order: slot, then log. Never two slots.
 
-use lockgate_runtime::Event;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
+use lockgate_runtime::{Event, mutation};
 
 use crate::arena::OutOfMemory;
 use crate::dirty::DirtySlots;
 use crate::error::{ApplyError, OpError, SlotError};
+use crate::expiry::SlotTime;
 use crate::gate::{self, Action};
 use crate::history::History;
 use crate::log::{FrameHeader, FrameKind, Log, LogFailed, LogPosition, Reservation};
-use crate::record::{self, Kind};
+use crate::record::{self, NewRecord};
 use crate::stats::EngineStats;
-use crate::store::{NewRecord, Store};
+use crate::store::Store;
+use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
 
 /// A frame with records.
@@ -54,6 +56,7 @@ pub(crate) struct SlotState {
     gate_event: Option<Arc<Event>>,
     /// Of the whole engine.
     gate_changes: Arc<AtomicU64>,
+    pub(crate) time: SlotTime,
 }
 
 /// Who is to be told once the slot's lock is released.
@@ -62,9 +65,17 @@ pub(crate) struct SlotState {
 pub(crate) struct Wakes {
     streams: Vec<Arc<DirtySlots>>,
     gate_event: Option<Arc<Event>>,
+    pub(crate) sweeper: Option<Arc<Sweeper>>,
 }
 
 impl Wakes {
+    /// Those of `other` too.
+    pub(crate) fn add(&mut self, other: Wakes) {
+        self.streams.extend(other.streams);
+        self.gate_event = self.gate_event.take().or(other.gate_event);
+        self.sweeper = self.sweeper.take().or(other.sweeper);
+    }
+
     /// Wakes them. Call it without any lock.
     pub(crate) fn wake(self) {
         for stream in self.streams {
@@ -72,6 +83,9 @@ impl Wakes {
         }
         if let Some(event) = self.gate_event {
             event.notify_all();
+        }
+        if let Some(sweeper) = self.sweeper {
+            sweeper.wake();
         }
     }
 }
@@ -84,7 +98,12 @@ pub(crate) struct Fresh<'a> {
 }
 
 impl SlotState {
-    pub(crate) fn new(slot: Slot, store: Store, gate_changes: Arc<AtomicU64>) -> SlotState {
+    pub(crate) fn new(
+        slot: Slot,
+        store: Store,
+        gate_changes: Arc<AtomicU64>,
+        sweeper: Arc<Sweeper>,
+    ) -> SlotState {
         SlotState {
             store,
             gate: Gate::Absent,
@@ -100,6 +119,7 @@ impl SlotState {
             streams: Vec::new(),
             gate_event: None,
             gate_changes,
+            time: SlotTime::new(sweeper),
         }
     }
 
@@ -128,7 +148,7 @@ impl SlotState {
     }
 
     pub(crate) fn on_history(&self, cursor: Version) -> bool {
-        self.history.contains(cursor, self.version)
+        self.history.contains(cursor, self.version) || mutation!("cursor-off-the-history")
     }
 
     pub(crate) fn status(&self) -> SlotStatus {
@@ -151,6 +171,7 @@ impl SlotState {
 
     pub(crate) fn add_to(&self, stats: &mut EngineStats) {
         stats.keys += self.store.keys();
+        stats.keys_with_deadline += self.store.keys_with_deadline();
         stats.live_bytes += self.store.live_bytes();
         stats.segment_bytes += self.store.chain().segment_bytes();
         stats.index_bytes += self.store.index_bytes() as u64;
@@ -180,28 +201,29 @@ impl SlotState {
         }
     }
 
-    /// One write by this slot's owner: memory and log. The gate was checked under the same lock.
+    /// One write by this slot's owner: memory and log. The gate was checked under the same lock. The record's delta is
+    /// set here.
     pub(crate) fn write(
         &mut self,
-        kind: Kind,
-        (keyspace, key, value): (u8, &[u8], &[u8]),
+        new: NewRecord<'_>,
         log: &Log,
         reservation: Reservation<'_>,
     ) -> Result<Wakes, OpError> {
-        debug_assert_eq!(self.gate, Gate::Owned);
+        debug_assert!(self.gate == Gate::Owned || self.ends_keys(), "only an owner writes");
         let counter = self.version.counter + 1;
         if counter - self.base > u64::from(u32::MAX) {
             self.base = self.version.counter;
         }
         let range = RangeHeader { term: self.term, base: self.base };
-        let delta = (counter - self.base) as u32;
+        let new = NewRecord { delta: (counter - self.base) as u32, ..new };
         let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
-        self.store.reserve(range, record::encoded_bytes(key.len(), value.len())).map_err(out_of_memory)?;
+        self.store.reserve(range, new.encoded_bytes()).map_err(out_of_memory)?;
         let frame = self.frame(FRAME_DATA, range);
-        let new = NewRecord { delta, kind, keyspace, key, value };
         self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
         self.version = Version::new(self.term, counter);
-        Ok(self.marked())
+        let mut wakes = self.marked();
+        self.schedule(&mut wakes);
+        Ok(wakes)
     }
 
     fn frame(&self, kind: FrameKind, range: RangeHeader) -> FrameHeader {
@@ -288,6 +310,7 @@ impl SlotState {
         }
         let mut wakes = self.marked();
         wakes.gate_event = self.gate_event.clone();
+        self.schedule(&mut wakes);
         wakes
     }
 
@@ -341,7 +364,10 @@ impl SlotState {
     pub(crate) fn set_gate(&mut self, gate: Gate) -> Wakes {
         self.gate = gate;
         self.gate_changes.fetch_add(1, Ordering::Release);
-        Wakes { streams: Vec::new(), gate_event: self.gate_event.clone() }
+        let gate_event = self.gate_event.clone().filter(|_| !mutation!("parked-requests-not-woken"));
+        let mut wakes = Wakes { gate_event, ..Wakes::default() };
+        self.schedule(&mut wakes);
+        wakes
     }
 
     /// Ends a generation: what it held is given to the caller, to be dropped without the lock.

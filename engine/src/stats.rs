@@ -7,6 +7,8 @@ use crate::log::{Log, LogPosition};
 pub struct EngineStats {
     /// Live keys of all slots, served or not.
     pub keys: u64,
+    /// Those of them that have a deadline.
+    pub keys_with_deadline: u64,
     /// Bytes of the live records.
     pub live_bytes: u64,
     /// Memory of the segments that slots hold.

@@ -2,29 +2,25 @@
 //!
 //! Invariants: the index points exactly at the live records of the chain; `digest`, `live_bytes` and the counts are sums
 //! over the live records, kept up by [`Store::take_in`], which every record passes, whether it was written here, came from
-//! another node, or was found in the log. So an empty store's digest is zero.
+//! another node, or was found in the log. So an empty store's digest is zero. `deadlines` has exactly the live records that
+//! have one: a key without a deadline costs nothing there.
 
-use lockgate_runtime::sync::Arc;
+use std::collections::BTreeSet;
+
+use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::arena::{Arena, OutOfMemory};
 use crate::index::{Index, KeyHasher};
 use crate::log::LogPosition;
-use crate::record::{self, Kind, Record};
-use crate::segment::{Chain, RecordOffset};
+use crate::record::{self, Kind, NewRecord, Record};
+use crate::segment::{Chain, PinnedRange, RecordOffset};
 use crate::types::RangeHeader;
 
-/// A record that is to be written.
-pub(crate) struct NewRecord<'a> {
-    /// Its version counter, less the range's base.
-    pub(crate) delta: u32,
-    /// What it does.
-    pub(crate) kind: Kind,
-    /// Whose key.
-    pub(crate) keyspace: u8,
-    /// The key, of a checked length.
-    pub(crate) key: &'a [u8],
-    /// The value, of a checked length; empty in a tombstone.
-    pub(crate) value: &'a [u8],
+/// Live keys of one keyspace.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    keys: u64,
+    with_deadline: u64,
 }
 
 /// A slot's data.
@@ -35,7 +31,9 @@ pub(crate) struct Store {
     digest: u64,
     live_bytes: u64,
     /// Live keys by keyspace, sorted; no zeros.
-    counts: Vec<(u8, u64)>,
+    counts: Vec<(u8, Count)>,
+    /// The live records with a deadline, the earliest first.
+    deadlines: BTreeSet<(u64, RecordOffset)>,
 }
 
 impl Store {
@@ -48,6 +46,7 @@ impl Store {
             digest: 0,
             live_bytes: 0,
             counts: Vec::new(),
+            deadlines: BTreeSet::new(),
         }
     }
 
@@ -77,9 +76,21 @@ impl Store {
         self.index.len() as u64
     }
 
-    /// Live keys of one keyspace.
-    pub(crate) fn keys_in(&self, keyspace: u8) -> u64 {
-        self.counts.iter().find(|(of, _)| *of == keyspace).map_or(0, |(_, keys)| *keys)
+    /// Live keys of one keyspace, and how many of them have a deadline.
+    pub(crate) fn keys_in(&self, keyspace: u8) -> (u64, u64) {
+        let count =
+            self.counts.iter().find(|(of, _)| *of == keyspace).map_or(Count::default(), |(_, of)| *of);
+        (count.keys, count.with_deadline)
+    }
+
+    /// Live keys with a deadline.
+    pub(crate) fn keys_with_deadline(&self) -> u64 {
+        self.deadlines.len() as u64
+    }
+
+    /// The live record that ends first, with its deadline.
+    pub(crate) fn first_deadline(&self) -> Option<(u64, RecordOffset)> {
+        self.deadlines.first().copied()
     }
 
     /// Memory that the index takes.
@@ -104,11 +115,11 @@ impl Store {
         new: &NewRecord<'_>,
         log: impl FnOnce(&[u8]) -> Result<LogPosition, E>,
     ) -> Result<LogPosition, E> {
-        let bytes = record::encoded_bytes(new.key.len(), new.value.len());
-        let (place, position) = self.chain.append(range.base + u64::from(new.delta), bytes, |out| {
-            record::encode(out, new.kind, new.delta, new.keyspace, new.key, new.value);
-            log(out)
-        })?;
+        let (place, position) =
+            self.chain.append(range.base + u64::from(new.delta), new.encoded_bytes(), |out| {
+                record::encode(out, new);
+                log(out)
+            })?;
         self.take_in(place);
         Ok(position)
     }
@@ -121,6 +132,9 @@ impl Store {
         });
         let Ok((first, ())) = copied;
         for place in self.chain.places(first, records.len()) {
+            if mutation!("tombstone-dropped") && self.record_at(place).kind == Kind::Delete {
+                continue;
+            }
             self.take_in(place);
         }
     }
@@ -138,22 +152,25 @@ impl Store {
             }),
             Kind::Delete => self.index.remove(hash, same),
         };
-        if let Some(old) = before {
-            let old = chain.record_at(old);
+        if let Some(place) = before {
+            let old = chain.record_at(place);
             self.digest = self.digest.wrapping_sub(old.digest());
             self.live_bytes -= old.encoded_bytes() as u64;
+            if let Some(deadline_ms) = old.deadline_ms {
+                self.deadlines.remove(&(deadline_ms, place));
+            }
+            uncount(&mut self.counts, &old);
         }
         if record.kind == Kind::Put {
             self.digest = self.digest.wrapping_add(record.digest());
             self.live_bytes += record.encoded_bytes() as u64;
-        }
-        match (record.kind, before) {
-            (Kind::Put, None) => count(&mut self.counts, record.keyspace, true),
-            (Kind::Delete, Some(_)) => count(&mut self.counts, record.keyspace, false),
-            _ => {}
+            if let Some(deadline_ms) = record.deadline_ms {
+                self.deadlines.insert((deadline_ms, place));
+            }
+            count(&mut self.counts, &record);
         }
         assert!(
-            self.index.len() > 0 || (self.digest == 0 && self.live_bytes == 0),
+            self.index.len() > 0 || (self.digest == 0 && self.live_bytes == 0 && self.deadlines.is_empty()),
             "an empty slot has sums of zero"
         );
     }
@@ -162,6 +179,11 @@ impl Store {
     pub(crate) fn record_at(&self, place: RecordOffset) -> Record<'_> {
         self.chain.record_at(place)
     }
+
+    /// A pin on the value of the live record at this place.
+    pub(crate) fn pin_value(&self, place: RecordOffset) -> PinnedRange {
+        self.chain.pin(place, self.record_at(place).value_range())
+    }
 }
 
 fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool {
@@ -169,12 +191,21 @@ fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool 
     record.key == key && record.keyspace == keyspace
 }
 
-fn count(counts: &mut Vec<(u8, u64)>, keyspace: u8, more: bool) {
-    match (counts.binary_search_by_key(&keyspace, |(of, _)| *of), more) {
-        (Ok(at), true) => counts[at].1 += 1,
-        (Ok(at), false) if counts[at].1 == 1 => drop(counts.remove(at)),
-        (Ok(at), false) => counts[at].1 -= 1,
-        (Err(at), true) => counts.insert(at, (keyspace, 1)),
-        (Err(_), false) => unreachable!("a key that was counted is uncounted"),
+fn count(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {
+    let at = counts.binary_search_by_key(&record.keyspace, |(of, _)| *of).unwrap_or_else(|at| {
+        counts.insert(at, (record.keyspace, Count::default()));
+        at
+    });
+    counts[at].1.keys += 1;
+    counts[at].1.with_deadline += u64::from(record.deadline_ms.is_some());
+}
+
+fn uncount(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {
+    let at = counts.binary_search_by_key(&record.keyspace, |(of, _)| *of);
+    let at = at.expect("a key that was counted is uncounted");
+    counts[at].1.keys -= 1;
+    counts[at].1.with_deadline -= u64::from(record.deadline_ms.is_some());
+    if counts[at].1.keys == 0 {
+        counts.remove(at);
     }
 }

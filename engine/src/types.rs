@@ -228,6 +228,9 @@ pub struct FrozenAt {
     pub version: Version,
     /// The digest over what is live.
     pub digest: u64,
+    /// The slot's clock, which stands still as long as the slot is frozen: milliseconds since 1970. The next owner's clock
+    /// begins at this or later.
+    pub clock_ms: u64,
 }
 
 /// What applying a range led to.

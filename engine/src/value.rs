@@ -8,7 +8,6 @@ use std::ops::Deref;
 use crate::engine::Engine;
 use crate::error::WaitError;
 use crate::log::LogFailed;
-use crate::record::RECORD_HEADER_BYTES;
 use crate::segment::{PinnedRange, RecordOffset};
 use crate::store::Store;
 use crate::types::{LogTicket, Slot, Version};
@@ -44,8 +43,7 @@ impl Value {
         } else if value.len() <= COPY_BYTES_MAX {
             Bytes::Copied(value.into())
         } else {
-            let start = RECORD_HEADER_BYTES + record.key.len();
-            Bytes::Pinned(store.chain().pin(place, start..start + value.len()))
+            Bytes::Pinned(store.pin_value(place))
         };
         Value { bytes, version: store.chain().version_at(place) }
     }

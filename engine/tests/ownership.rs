@@ -122,9 +122,10 @@ fn gates_decide_what_keys_may_do() {
 }
 
 fn record_for(key: &[u8]) -> Vec<u8> {
-    use lockgate_engine::record::{Kind, encode, encoded_bytes};
-    let mut bytes = vec![0; encoded_bytes(key.len(), 1)];
-    encode(&mut bytes, Kind::Put, 1, 0, key, b"v");
+    use lockgate_engine::record::{NewRecord, encode};
+    let new = NewRecord { delta: 1, ..NewRecord::put(0, key, b"v", None) };
+    let mut bytes = vec![0; new.encoded_bytes()];
+    encode(&mut bytes, &new);
     bytes
 }
 

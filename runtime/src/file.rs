@@ -119,6 +119,15 @@ impl File {
         }
     }
 
+    /// Has the next reads come from the disk itself, except for what was written and not synced yet. After a failed sync
+    /// the system's cache may hold as clean what the disk never got.
+    pub fn forget_cached(&self) -> io::Result<()> {
+        match &self.0 {
+            Imp::Uring(file) => file.forget_cached(),
+            Imp::Sim(file) => file.forget_cached(),
+        }
+    }
+
     /// The file's length.
     pub async fn len(&self) -> io::Result<u64> {
         match &self.0 {

@@ -8,7 +8,7 @@
 //! - Completions are queued and their wakers are run by the core's loop, never inline, so there is no recursion.
 //! - A buffer belongs to its operation until the operation is complete, also when the future was dropped before.
 //! - A wake-up of a parked core is never lost, and is sent once per dirty period, not once per wake.
-//! - In the simulation, the same seed gives the same schedule (see [`sim::Sim::trace_hash`]).
+//! - In the simulation, the same seed gives the same schedule (see [`sim::Control::trace_hash`]).
 //!
 //! What this crate does not know: slots, logs, clusters. It gives them a clock, a disk and a network.
 

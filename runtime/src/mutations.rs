@@ -12,15 +12,19 @@ macro_rules! mutation {
     };
 }
 
+/// Whether this build has the known bugs in it.
+pub const COMPILED_IN: bool = cfg!(feature = "mutations");
+
 #[cfg(feature = "mutations")]
 thread_local! {
     static ACTIVE: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
 }
 
-/// Turns one bug on for simulations of this thread, or all of them off.
-#[cfg(feature = "mutations")]
+/// Turns one bug on for simulations of this thread, or all of them off. Panics when it is not [`COMPILED_IN`].
 pub fn activate(name: Option<&'static str>) {
+    #[cfg(feature = "mutations")]
     ACTIVE.set(name);
+    assert!(COMPILED_IN || name.is_none(), "this build has no known bugs in it: {name:?}");
 }
 
 /// See [`mutation!`](crate::mutation).

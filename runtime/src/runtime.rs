@@ -192,6 +192,11 @@ impl Runtime {
         self.inner().now_ns()
     }
 
+    /// The runtime's wall clock in milliseconds since 1970; virtual in the simulation.
+    pub fn unix_ms(&self) -> u64 {
+        self.inner().unix_ms()
+    }
+
     /// A random number that cannot be guessed from earlier ones; drawn from the seed in the simulation.
     pub fn random_u64(&self) -> u64 {
         self.inner().random_u64()

@@ -124,6 +124,7 @@ fn a_power_cut_leaves_what_was_durable() {
         node.block_on(0, || async {
             let directory = Path::new("/data");
             fs::create_dir_all(directory).await.expect("created");
+            fs::sync_dir(Path::new("/")).await.expect("synced");
             let options = OpenOptions::new().read(true).write(true).create(true);
             let file = File::open(&directory.join("log"), &options).await.expect("opened");
             file.write_all_at(vec![1; 5000], 0).await.0.expect("written");

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use common::{Cluster, key_of, text};
 use lockgate::client::{Outcome, Reply};
 use lockgate_runtime::sync::atomic::{AtomicBool, Ordering};
-use redis::TypedCommands;
+use redis::{ExistenceCheck, IntegerReplyOrNoOp, SetExpiry, SetOptions, TypedCommands, ValueComparison};
 
 /// Jobs that move slots forth, and as many that move them back.
 const ROUND_TRIPS: usize = 4;
@@ -17,6 +17,45 @@ const ROUND_TRIPS: usize = 4;
 const KEYS: u32 = 300;
 /// Clients that work at the same time.
 const CLIENTS: u32 = 2;
+
+/// Longer than the test takes, in seconds.
+const LONG_S: u64 = 100_000;
+
+/// Writes under conditions and with deadlines, and ends what was there: each answer is the only right one. Returns what the
+/// key must hold, and how many commands were answered.
+fn change_if(
+    connection: &mut redis::cluster::ClusterConnection,
+    key: &str,
+    before: Option<String>,
+    round: u32,
+) -> (Option<String>, u64) {
+    let value = format!("{key} if it was so in round {round}");
+    let long = SetOptions::default().with_expiration(SetExpiry::EX(LONG_S));
+    let Some(before) = before else {
+        let if_there = SetOptions::default().conditional_set(ExistenceCheck::XX);
+        assert_eq!(connection.set_options(key, "lost", if_there).expect("SET XX"), None);
+        let if_absent = long.conditional_set(ExistenceCheck::NX);
+        let set = connection.set_options(key, &value, if_absent).expect("SET NX EX");
+        assert_eq!(set.as_deref(), Some("OK"), "{key} in round {round}");
+        assert!(!connection.set_nx(key, "lost").expect("SETNX"));
+        let left = connection.ttl(key).expect("TTL");
+        assert!(matches!(left, IntegerReplyOrNoOp::IntegerReply(left) if left > LONG_S as usize / 2));
+        return (Some(value), 4);
+    };
+    let if_other = SetOptions::default().value_comparison(ValueComparison::ifeq("something else"));
+    assert_eq!(connection.set_options(key, "lost", if_other).expect("SET IFEQ"), None, "{key}");
+    let if_same = long.value_comparison(ValueComparison::ifeq(&before)).get(true);
+    let was = connection.set_options(key, &value, if_same).expect("SET IFEQ GET EX");
+    assert_eq!(was, Some(before), "{key} in round {round}");
+    if round.is_multiple_of(2) {
+        assert!(connection.expire(key, 0).expect("EXPIRE"), "{key} in round {round}");
+        assert_eq!(connection.ttl(key).expect("TTL"), IntegerReplyOrNoOp::NotExists);
+        return (None, 4);
+    }
+    assert!(connection.persist(key).expect("PERSIST"), "{key} in round {round}");
+    assert_eq!(connection.ttl(key).expect("TTL"), IntegerReplyOrNoOp::ExistsButNotRelevant);
+    (Some(value), 4)
+}
 
 /// Writes, reads and deletes keys of its own until `stop`. Returns what each key must hold, and how many commands were
 /// answered; every read must give what was written last.
@@ -33,6 +72,10 @@ fn work(addrs: &[String], client: u32, stop: &AtomicBool) -> (BTreeMap<String, O
                 let existed = connection.del(&key).expect("DEL");
                 assert_eq!(existed, usize::from(before.is_some()), "{key} in round {round}");
                 None
+            } else if (round + number) % 3 == 1 {
+                let (after, answered) = change_if(&mut connection, &key, before, round);
+                commands += answered;
+                after
             } else {
                 let value = format!("{key} in round {round}");
                 connection.set(&key, &value).expect("SET");
@@ -127,6 +170,15 @@ fn redis_cli_follows_moved_slots() {
             assert_eq!(redis_cli(ports[3], &["GET", &key_of(slot, 1)]), value);
         }
     }
+    let (key, other) = (key_of(0, 7), key_of(16_383, 7));
+    assert_eq!(redis_cli(ports[0], &["SET", &key, "1", "NX", "PX", "50"]), "OK");
+    assert_eq!(redis_cli(ports[3], &["SET", &other, "1", "EXAT", "99999999999", "GET"]), "");
+    assert_eq!(redis_cli(ports[1], &["EXPIRETIME", &other]), "99999999999");
+    assert_eq!(redis_cli(ports[0], &["SET", &other, "2", "IFEQ", "0"]), "");
+    assert_eq!(redis_cli(ports[0], &["GETEX", &other, "PERSIST"]), "1");
+    assert_eq!(redis_cli(ports[2], &["GETDEL", &other]), "1");
+    assert_eq!(redis_cli(ports[2], &["TTL", &other]), "-2");
+    common::until("a key ends by itself", || (redis_cli(ports[1], &["GET", &key]).is_empty()).then_some(()));
     assert_eq!(redis_cli(ports[1], &["DEL", &key_of(100, 0)]), "1");
     assert_eq!(redis_cli(ports[0], &["EXISTS", &key_of(100, 0)]), "0");
     assert_eq!(redis_cli(ports[0], &["CLUSTER", "KEYSLOT", "foo"]), "12182");

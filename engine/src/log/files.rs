@@ -53,21 +53,19 @@ pub(crate) fn parse_file_name(log: &str, file: &str) -> Option<(u64, u32)> {
 }
 
 /// Creates a directory and those above it where they do not exist, with durable names.
+///
+/// That a directory exists does not say that its name is durable: whoever made it may have been killed before it was
+/// synced. So the names of all that are below a directory of others' are synced each time.
 pub(crate) async fn create_dir_durably(dir: &Path) -> io::Result<()> {
-    let mut created = Vec::new();
-    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
-        if fs::exists(path).await {
-            break;
-        }
-        created.push(path);
-    }
-    if created.is_empty() {
-        return Ok(());
-    }
     fs::create_dir_all(dir).await?;
-    for path in created {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        fs::sync_dir(parent.unwrap_or(Path::new("."))).await?;
+    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        let Some(parent) = path.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match fs::sync_dir(parent).await {
+            // A directory that this process may not open was not made by it either.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            synced => synced?,
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use lockgate_runtime::{File, OpenOptions};
+use lockgate_runtime::{File, OpenOptions, mutation};
 
 use super::error::RecoverError;
 use super::format::{
@@ -58,6 +58,9 @@ impl LogFile {
     pub(super) async fn open(path: PathBuf, identity: Identity) -> Result<LogFile, RecoverError> {
         let opened = async {
             let file = File::open(&path, &OpenOptions::new().read(true)).await?;
+            if !mutation!("recovery-believes-the-cache") {
+                file.forget_cached()?;
+            }
             let len = file.len().await?;
             io::Result::Ok((file, len))
         };

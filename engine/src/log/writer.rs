@@ -12,6 +12,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Arc;
 
 use super::LogConfig;
@@ -198,7 +199,11 @@ impl Writer {
     async fn sync(&mut self) -> Result<(), LogFailed> {
         let covered = self.shared.written.get();
         let began_ns = lockgate_runtime::now_ns();
-        self.file.file.sync_data().await.map_err(|error| self.failed("syncing", error))?;
+        let mut result = self.file.file.sync_data().await;
+        if result.is_err() && mutation!("retry-after-failed-sync") {
+            result = self.file.file.sync_data().await;
+        }
+        result.map_err(|error| self.failed("syncing", error))?;
         let elapsed_us = (lockgate_runtime::now_ns() - began_ns) / 1_000;
         let bytes = covered - self.shared.synced.get();
         tracing::trace!(log = %self.shared.name, bytes, elapsed_us, "synced");

@@ -8,6 +8,7 @@
 //! they give), for each StartJob (job, attempt and generation), and for each attempt that takes a consumed one's place.
 
 use lockgate_engine::{Generation, Slot, Term};
+use lockgate_runtime::mutation;
 
 use super::entry::{Entry, EntryBody, Evidence, Origin};
 use super::map::{ClusterMap, JOBS_KEPT, Job, JobState, NodeInfo, PROPOSALS_KEPT, Pending, Shard, SlotOwner};
@@ -315,10 +316,24 @@ impl ClusterMap {
         self.slots.change(
             |owner| owner.shard == Some(id),
             |owner| {
-                owner.term = term;
+                if !mutation!("failover-keeps-the-term") {
+                    owner.term = term;
+                }
                 owner.version += 1;
+                if mutation!("lost-ownership-on-target-bump") && owner.pending.is_some() {
+                    (owner.shard, owner.pending) = (None, None);
+                }
             },
         );
+        if mutation!("flip-back-on-source-bump") {
+            self.slots.change(
+                |owner| owner.pending.is_some_and(|pending| pending.from == id),
+                |owner| {
+                    (owner.shard, owner.pending, owner.term) = (Some(id), None, term);
+                    owner.version += 1;
+                },
+            );
+        }
         let concerns = |job: &&Job| job.source == id || job.target == id;
         let failed_jobs: Vec<JobId> = self.active_jobs().filter(concerns).map(|job| job.id).collect();
         for job in &failed_jobs {
@@ -384,7 +399,7 @@ impl ClusterMap {
             let result = match check::commit(self, evidence) {
                 Ok(()) => {
                     let term = *term.get_or_insert_with(|| Term(self.take()));
-                    self.commit_job(at_ms, evidence.job, term);
+                    self.commit_job(at_ms, evidence, term);
                     CommitResult::Committed { term }
                 }
                 Err(why) if why.is_stale() => CommitResult::Stale { why },
@@ -402,7 +417,8 @@ impl ClusterMap {
         Ok(Effect::Voted(outcomes))
     }
 
-    fn commit_job(&mut self, at_ms: u64, id: JobId, term: Term) {
+    fn commit_job(&mut self, at_ms: u64, evidence: &Evidence, term: Term) {
+        let Evidence { job: id, clock_ms, .. } = *evidence;
         let state = JobState::Committed { index: self.applied, term };
         let job = self.change_job(id, at_ms);
         job.state = state;
@@ -415,7 +431,7 @@ impl ClusterMap {
             owner.shard = Some(target);
             owner.term = term;
             owner.generation = generation;
-            owner.pending = Some(Pending { job: id, from: source, from_primary });
+            owner.pending = Some(Pending { job: id, from: source, from_primary, clock_ms });
         }
     }
 

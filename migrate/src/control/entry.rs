@@ -143,6 +143,9 @@ pub struct Evidence {
     pub target_epoch: Epoch,
     /// Each slot of the job, frozen.
     pub slots: Vec<SlotEvidence>,
+    /// Where the slots' clocks stood under the freeze, the latest of them, in milliseconds since 1970: the target's begin
+    /// there or later (R17).
+    pub clock_ms: u64,
     /// Who of the target has synced all of it, as (node, boot): the primary too.
     pub synced: Vec<(NodeId, u64)>,
     /// The version of the target's in-sync set that the barrier was passed under. Kept as a record: what counts is that

@@ -87,6 +87,8 @@ pub struct Pending {
     pub from: ShardId,
     /// Who led that shard when the job was committed: its word releases the slot.
     pub from_primary: Incarnation,
+    /// Where the slot's clock begins with whoever serves it next, or later (R17). In milliseconds since 1970.
+    pub clock_ms: u64,
 }
 
 /// Who owns a slot.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use lockgate_engine::Slot;
+use lockgate_runtime::mutation;
 
 use super::entry::{Evidence, MEMBERS_MAX, Origin};
 use super::map::{ClusterMap, Job, JobState, NodeInfo, PROPOSALS_KEPT, Proposals, Shard};
@@ -400,6 +401,7 @@ pub(super) fn active(map: &ClusterMap, id: JobId) -> Result<&Job, Refusal> {
     let job = job(map, id)?;
     match &job.state {
         JobState::Active => Ok(job),
+        JobState::Committed { .. } if mutation!("cancel-after-commit") => Ok(job),
         JobState::Committed { .. } => Err(Refusal::TooLate { job: id }),
         state => Err(Refusal::JobState { job: id, state: state.word(), needed: "active" }),
     }
@@ -416,7 +418,7 @@ pub(super) fn activated(map: &ClusterMap, id: JobId) -> Result<(), Refusal> {
 pub(super) fn commit(map: &ClusterMap, evidence: &Evidence) -> Result<(), VoidReason> {
     let id = evidence.job;
     let job = map.jobs.get(&id).ok_or(VoidReason::UnknownJob { job: id })?;
-    if job.state != JobState::Active {
+    if job.state != JobState::Active && !mutation!("commit-after-cancel") {
         return Err(VoidReason::NotActive { job: id, state: job.state.word() });
     }
     if job.attempt != evidence.attempt {
@@ -431,7 +433,7 @@ pub(super) fn commit(map: &ClusterMap, evidence: &Evidence) -> Result<(), VoidRe
     commit_slots(map, job, evidence)?;
     let synced: BTreeSet<(NodeId, u64)> = evidence.synced.iter().copied().collect();
     for (&node, &boot) in &map.shards[&job.target].in_sync {
-        if !synced.contains(&(node, boot)) {
+        if !synced.contains(&(node, boot)) && !mutation!("barrier-without-the-replicas") {
             return Err(VoidReason::NotSynced { shard: job.target, node, boot });
         }
     }

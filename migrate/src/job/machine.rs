@@ -10,6 +10,8 @@
 //! - No rebasing: evidence is used under the attempt that it was gathered under, and a repeated vote repeats the
 //!   same bytes. A void attempt goes back to catching up, freezes again and passes the barrier again.
 
+use lockgate_runtime::mutation;
+
 use crate::control::{Attempt, JobState};
 
 /// Bounds on a finalize. Times in nanoseconds of the runtime's clock.
@@ -227,6 +229,10 @@ impl JobMachine {
                 let why =
                     format!("the barrier did not pass within {} ms", self.limits.freeze_ns_max / 1_000_000);
                 self.give_up(why, now_ns, commands);
+            }
+            Phase::Voting if mutation!("unfreeze-on-a-timer") && waited_ns > self.limits.freeze_ns_max => {
+                self.enter(Phase::CatchingUp, now_ns);
+                commands.push(Command::Thaw);
             }
             Phase::Voting if now_ns.saturating_sub(self.vote_sent_ns) > self.limits.vote_repeat_ns => {
                 self.vote_sent_ns = now_ns;

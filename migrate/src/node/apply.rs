@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use lockgate_engine::{Gate, Generation, Slot, SlotError, SlotStatus};
+use lockgate_runtime::mutation;
 use lockgate_runtime::sync::{Arc, Mutex};
 
 use super::desired::{Desired, View};
@@ -227,7 +228,7 @@ impl Reconciler {
     ) -> Result<(), SlotError> {
         let engine = &self.shared.engine;
         match desired {
-            Desired::Own { generation, term } => {
+            Desired::Own { generation, term, clock_floor_ms } => {
                 receivers.unwant(slot);
                 let serving = matches!(status.gate, Gate::Owned | Gate::Frozen) && status.term == term;
                 if !serving {
@@ -236,7 +237,7 @@ impl Reconciler {
                         return Err(SlotError::NotOpen { slot, have: status.generation, wanted: generation });
                     }
                     let held = self.hold(slot, generation, status, Gate::Importing)?;
-                    engine.own(slot, held, term)?;
+                    engine.own_from(slot, held, term, clock_floor_ms)?;
                 }
             }
             Desired::AwaitRelease { generation, .. } => {
@@ -266,7 +267,8 @@ impl Reconciler {
                     !given_away || status.gate != Gate::Owned,
                     "slot {slot} took writes after the final version that the vote on it named"
                 );
-                if matches!(status.gate, Gate::Owned | Gate::Frozen) {
+                let is_served = matches!(status.gate, Gate::Owned | Gate::Frozen);
+                if is_served && !mutation!("reads-at-the-source-after-commit") {
                     engine.hand_off(slot, status.generation)?;
                     self.shared.acks.released(slot, owner.term);
                 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use lockgate_engine::{Generation, Slot, Term};
+use lockgate_runtime::mutation;
 
 use crate::control::{ClusterMap, Incarnation, JobId, NodeId, ShardId, SlotRange};
 
@@ -20,8 +21,8 @@ pub(crate) enum Desired {
     Nothing,
     /// This node's shard has it, but this incarnation may not serve it (yet).
     Wait,
-    /// Serve it.
-    Own { generation: Generation, term: Term },
+    /// Serve it. Its clock begins at `clock_floor_ms` or later.
+    Own { generation: Generation, term: Term, clock_floor_ms: u64 },
     /// Owned by this node's shard; serving begins when the release has been pulled.
     AwaitRelease { generation: Generation, job: JobId },
     /// This node is the target's primary of an active job.
@@ -46,7 +47,8 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn of(map: &ClusterMap, me: &Incarnation) -> Role {
         for (&id, shard) in &map.shards {
-            if shard.primary == *me {
+            let is_older = shard.primary.node == me.node && mutation!("restarted-primary-serves-at-once");
+            if shard.primary == *me || is_older {
                 return Role::Primary(id);
             }
             if shard.primary.node == me.node {
@@ -93,10 +95,15 @@ impl<'a> View<'a> {
         if owner.shard == Some(mine) {
             let generation = owner.generation;
             return match (self.role, owner.pending.as_ref()) {
-                (Role::Primary(_), Some(pending)) if !released.contains(&pending.job) => {
+                (Role::Primary(_), Some(pending))
+                    if !released.contains(&pending.job) && !mutation!("serve-before-the-release") =>
+                {
                     Desired::AwaitRelease { generation, job: pending.job }
                 }
-                (Role::Primary(_), _) => Desired::Own { generation, term: owner.term },
+                (Role::Primary(_), pending) => {
+                    let clock_floor_ms = pending.map_or(0, |pending| pending.clock_ms);
+                    Desired::Own { generation, term: owner.term, clock_floor_ms }
+                }
                 (Role::Replica(_), _) => {
                     Desired::Follow { generation, from: primary, source_generation: generation }
                 }
@@ -126,6 +133,9 @@ impl<'a> View<'a> {
     /// Whether data that this node holds of a slot may be dropped, given that it should have nothing of it: the commit
     /// is applied and the target serves (invariant 8), and the data is not of a time that this map has not reached.
     pub(crate) fn may_drop(&self, slot: Slot, held: Generation) -> bool {
+        if mutation!("early-clean-up") {
+            return true;
+        }
         self.map.slots[slot].pending.is_none() && held.major() <= self.map.counter
     }
 }

@@ -17,7 +17,9 @@ use futures_util::future::{Either, select};
 use futures_util::{FutureExt, StreamExt};
 use lockgate_engine::Slot;
 use lockgate_engine::log::Log;
+use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::sync::atomic::Ordering;
 
 use super::apply::Reconciler;
 use super::control_store;
@@ -141,6 +143,8 @@ impl Driver {
             self.tick()?;
             self.flush();
             self.drive_consensus()?;
+            let leader = self.raft.leader().map_or(0, |leader| leader.0);
+            self.shared.leader.store(leader, Ordering::Relaxed);
         }
         Ok(self.log.close().await?)
     }
@@ -416,7 +420,7 @@ impl Driver {
             self.apply_committed(ready.committed);
             let number = ready.number;
             let kept = match end {
-                Some(end) if ready.must_sync => {
+                Some(end) if ready.must_sync && !mutation!("control-log-sent-before-sync") => {
                     let (log, shared) = (self.log.clone(), Arc::clone(&self.shared));
                     lockgate_runtime::spawn(async move {
                         let result = log.wait_synced(end).await;

@@ -1,11 +1,12 @@
 //! The keys of a clustered node: the engine's operations behind the gates that the cluster map decides (R7).
 //!
-//! Every operation returns what its answer rests on; the answer may be given once [`Node::acknowledged`] says so (R8).
-//! Nothing here blocks or waits (R10).
+//! Every operation returns what its answer rests on; the answer may be given once [`Node::acknowledged`] says so (R8). That
+//! a key has ended rests on its delete, which the engine logs first (R17). Nothing here blocks or waits (R10).
 
 use std::net::SocketAddr;
 
-use lockgate_engine::{Gate, Slot, Value};
+use lockgate_engine::{Deadline, Expiry, Gate, Receipt, SetOptions, SetOutcome, Slot, Value};
+use lockgate_runtime::mutation;
 
 use super::Node;
 use super::desired::Role;
@@ -75,20 +76,66 @@ impl<'a> NodeKeyspace<'a> {
     /// The value of `key`, and what the answer rests on.
     pub fn get(&self, key: &[u8]) -> Result<(Option<Value>, Dependency), OpError> {
         let read = self.engine.read(key).map_err(|error| self.explain(error))?;
-        let dependency = Dependency { slot: read.slot, version: read.version, ticket: read.position };
+        let mut dependency = Dependency { slot: read.slot, version: read.version, ticket: read.position };
+        if mutation!("reads-do-not-wait") {
+            (dependency.version, dependency.ticket.position) = Default::default();
+        }
         Ok((read.value, dependency))
     }
 
-    /// Sets `key` to `value`.
+    /// Sets `key` to `value`, without a deadline.
     pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Dependency, OpError> {
         let receipt = self.engine.set(key, value).map_err(|error| self.explain(error))?;
-        Ok(Dependency { slot: receipt.slot, version: receipt.version, ticket: receipt.ticket })
+        Ok(rests_on(&receipt))
+    }
+
+    /// Sets `key` to `value` if a condition holds, with or without a deadline. Also that it did not hold is an answer.
+    pub fn set_with(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &SetOptions<'_>,
+    ) -> Result<(SetOutcome, Dependency), OpError> {
+        let outcome = self.engine.set_with(key, value, options).map_err(|error| self.explain(error))?;
+        let dependency = rests_on(&outcome.receipt);
+        Ok((outcome, dependency))
     }
 
     /// Deletes `key`; `true` if it was there.
     pub fn delete(&self, key: &[u8]) -> Result<(bool, Dependency), OpError> {
-        let (existed, receipt) = self.engine.delete(key).map_err(|error| self.explain(error))?;
-        Ok((existed, Dependency { slot: receipt.slot, version: receipt.version, ticket: receipt.ticket }))
+        self.with_dependency(self.engine.delete(key))
+    }
+
+    /// Deletes `key`, and returns the value that it had.
+    pub fn take(&self, key: &[u8]) -> Result<(Option<Value>, Dependency), OpError> {
+        self.with_dependency(self.engine.take(key))
+    }
+
+    /// Changes when `key` ends, see [`lockgate_engine::Keyspace::expire_if`]; `false` if it is not there, or if `condition`
+    /// (given the deadline that it has and the one that it would get) does not hold.
+    pub fn expire_if(
+        &self,
+        key: &[u8],
+        expiry: Expiry,
+        condition: impl FnOnce(Option<u64>, Option<u64>) -> bool,
+    ) -> Result<(bool, Dependency), OpError> {
+        self.with_dependency(self.engine.expire_if(key, expiry, condition))
+    }
+
+    /// Gives `key` a deadline (milliseconds since 1970), or takes it away; `false` if there was nothing to change.
+    pub fn expire(&self, key: &[u8], deadline_ms: Option<u64>) -> Result<(bool, Dependency), OpError> {
+        self.with_dependency(self.engine.expire(key, deadline_ms))
+    }
+
+    /// The value of `key`, which ends as `expiry` says from now on.
+    pub fn get_and_expire(&self, key: &[u8], expiry: Expiry) -> Result<(Option<Value>, Dependency), OpError> {
+        self.with_dependency(self.engine.get_and_expire(key, expiry))
+    }
+
+    /// When `key` ends.
+    pub fn deadline(&self, key: &[u8]) -> Result<(Deadline, Dependency), OpError> {
+        let seen = self.engine.deadline(key).map_err(|error| self.explain(error))?;
+        Ok((seen, Dependency { slot: seen.slot, version: seen.version, ticket: seen.position }))
     }
 
     /// Live keys of this keyspace in the slots that this node serves.
@@ -96,9 +143,22 @@ impl<'a> NodeKeyspace<'a> {
         self.engine.len()
     }
 
+    /// Those of them that have a deadline.
+    pub fn len_with_deadline(&self) -> u64 {
+        self.engine.len_with_deadline()
+    }
+
     /// Whether there is no live key in the slots that this node serves.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn with_dependency<T>(
+        &self,
+        result: Result<(T, Receipt), lockgate_engine::OpError>,
+    ) -> Result<(T, Dependency), OpError> {
+        let (answer, receipt) = result.map_err(|error| self.explain(error))?;
+        Ok((answer, rests_on(&receipt)))
     }
 
     fn explain(&self, error: lockgate_engine::OpError) -> OpError {
@@ -108,6 +168,10 @@ impl<'a> NodeKeyspace<'a> {
             other => OpError::Engine(other),
         }
     }
+}
+
+fn rests_on(receipt: &Receipt) -> Dependency {
+    Dependency { slot: receipt.slot, version: receipt.version, ticket: receipt.ticket }
 }
 
 impl Node {

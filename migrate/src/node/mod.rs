@@ -34,6 +34,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use lockgate_engine::{Engine, Gate, Slot};
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::sync::atomic::Ordering;
 
 pub use driver::DriverError;
 pub use keyspace::{NodeKeyspace, OpError};
@@ -141,6 +142,11 @@ impl Node {
     /// The cluster map as this node has applied it; `None` before it belongs to a cluster.
     pub fn map(&self) -> Option<Arc<ClusterMap>> {
         self.shared.map.load_full()
+    }
+
+    /// Who leads the control log, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        Some(NodeId(self.shared.leader.load(Ordering::Relaxed))).filter(|leader| leader.0 != 0)
     }
 
     /// Waits until the applied map satisfies `condition`. It has no deadline: the caller bounds it.

@@ -97,10 +97,10 @@ async fn converse(
     let mut next = Some(first);
     while let Some(message) = next {
         sender.send(KIND_MESSAGE, parts(&*message)).await?;
-        // The other end says nothing on this link; listening tells when it has gone.
-        next = match select(outbox.next(), pin!(receiver.recv())).await {
-            Either::Left((message, _)) => message,
-            Either::Right((heard, _)) => heard.map(|_| None)?,
+        // The other end says nothing but that it is there; listening, first of all, tells when it is gone.
+        next = match select(pin!(receiver.recv()), outbox.next()).await {
+            Either::Left((heard, _)) => heard.map(|_| None)?,
+            Either::Right((message, _)) => message,
         };
     }
     Ok(())

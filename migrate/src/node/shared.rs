@@ -13,6 +13,7 @@ use lockgate_engine::{Engine, Gate, Slot};
 use lockgate_net::Stop;
 use lockgate_runtime::Event;
 use lockgate_runtime::sync::Mutex;
+use lockgate_runtime::sync::atomic::AtomicU32;
 
 use super::NodeConfig;
 use super::messages::ControlMessage;
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     pub identity: OnceLock<Identity>,
     pub map: ArcSwapOption<ClusterMap>,
     pub map_changed: Event,
+    /// Who leads the control log as far as this node knows; 0 for nobody.
+    pub leader: AtomicU32,
     pub acks: ReplicaAcks,
     pub progress: Mutex<BTreeMap<JobId, JobProgress>>,
     pub inbox: mpsc::Sender<Input>,

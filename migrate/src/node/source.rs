@@ -257,11 +257,13 @@ impl SourceJob {
         let Some(job) = map.jobs.get(&id) else { return };
         let (mut slots, mut finals) =
             (Vec::with_capacity(self.slots.len()), Vec::with_capacity(self.slots.len()));
+        let mut clock_ms = 0;
         for &slot in &self.slots {
             let generation = shared.engine.slot_status(slot).generation;
             match shared.engine.freeze(slot, generation) {
                 Ok(at) => {
                     let (term, digest) = (map.slots[slot].term, at.digest);
+                    clock_ms = at.clock_ms.max(clock_ms);
                     finals.push(SlotFinal {
                         slot: slot.number(),
                         term: at.version.term.0,
@@ -283,6 +285,7 @@ impl SourceJob {
             source_epoch: epoch(&job.source),
             target_epoch: epoch(&job.target),
             slots,
+            clock_ms,
             synced: Vec::new(),
             target_in_sync_version: map.shards[&job.target].in_sync_version,
         });

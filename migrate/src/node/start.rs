@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
 use lockgate_engine::Engine;
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
+use lockgate_runtime::sync::atomic::AtomicU32;
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, TcpListener};
 
@@ -103,6 +104,7 @@ impl NodeBuilder {
             identity: OnceLock::new(),
             map: ArcSwapOption::empty(),
             map_changed: Event::new(),
+            leader: AtomicU32::new(0),
             acks: ReplicaAcks::default(),
             feeds: Mutex::default(),
             progress: Mutex::default(),

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 
 use lockgate_engine::log::LogFailed;
 use lockgate_engine::{Engine, LogTicket, Slot, Term, Version};
-use lockgate_runtime::Event;
 use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
+use lockgate_runtime::{Event, mutation};
 
 use crate::control::NodeId;
 
@@ -178,7 +178,8 @@ impl ReplicaAcks {
         // A member that is only about to join does not stand in for this node's own disk (R2, R11).
         let alone = self.wanted.lock().members.is_empty();
         for dependency in dependencies {
-            if alone || policy == AckPolicy::InSyncSynced {
+            let is_synced = alone || policy == AckPolicy::InSyncSynced;
+            if is_synced && !mutation!("acknowledge-before-sync") {
                 engine.wait_synced(dependency.ticket).await?;
             } else {
                 engine.wait_written(dependency.ticket).await?;

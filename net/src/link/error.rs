@@ -106,6 +106,14 @@ pub enum LinkError {
         /// Whether a message was cut off.
         in_message: bool,
     },
+    /// Nothing was heard of the peer for too long.
+    #[error("nothing was heard of {peer} for {silence_ms} ms")]
+    Silent {
+        /// The other end.
+        peer: Peer,
+        /// For how long.
+        silence_ms: u64,
+    },
     /// This node closed the link.
     #[error("the link to {peer} was closed here: {reason}")]
     ClosedHere {

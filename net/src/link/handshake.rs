@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use super::frame::Message;
+
 /// The format version of links and of all messages on them.
 pub const FORMAT: u16 = 1;
 /// Kinds below this one are the link's own.
@@ -18,6 +20,8 @@ pub const HELLO_BYTES: usize = 56;
 pub(super) const KIND_HELLO: u8 = 1;
 pub(super) const KIND_WELCOME: u8 = 2;
 pub(super) const KIND_REFUSED: u8 = 3;
+/// Says nothing: the sender is there.
+pub(super) const KIND_PING: u8 = 4;
 /// The most that is taken from a peer before it is known.
 pub(super) const HANDSHAKE_BYTES_MAX: usize = 1024;
 
@@ -77,6 +81,16 @@ impl Hello {
             return Ok(());
         }
         Err(Refusal::cluster_mismatch(&self.cluster, &peer.cluster))
+    }
+
+    /// The first message of a link from its connecting side, for who makes links by hand.
+    pub fn to_message(&self) -> Message {
+        Message { kind: KIND_HELLO, payload: self.encode() }
+    }
+
+    /// What the first message of a link from its connecting side says; `None` if it is no hello.
+    pub fn of_message(message: &Message) -> Option<Hello> {
+        (message.kind == KIND_HELLO).then(|| Self::decode(&message.payload).ok())?
     }
 
     /// The bytes of a Hello or Welcome. The table is in `docs/formats.md`.

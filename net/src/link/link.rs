@@ -1,6 +1,7 @@
 //! Making a link: connect or accept, tell each other who one is, agree or refuse.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use lockgate_runtime::{TcpStream, spawn, timeout};
@@ -10,6 +11,7 @@ use super::frame::{FrameEncoder, MESSAGE_BYTES_MAX, Message};
 use super::handshake::{
     HANDSHAKE_BYTES_MAX, Hello, HelloError, KIND_HELLO, KIND_REFUSED, KIND_WELCOME, Refusal, RefusalReason,
 };
+use super::keepalive::keep_alive;
 use super::receiver::{FrameReader, LinkReceiver};
 use super::sender::{LinkSender, Shared, write_out};
 
@@ -152,6 +154,7 @@ impl Handshake {
         self.reader.decoder.limit(MESSAGE_BYTES_MAX);
         let shared = Shared::new(self.peer, hello.clone(), self.stream);
         spawn(write_out(shared.clone(), self.encoder));
+        spawn(keep_alive(Rc::downgrade(&shared)));
         (LinkSender::new(shared.clone()), LinkReceiver::new(shared, self.reader), hello)
     }
 }

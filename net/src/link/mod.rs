@@ -8,6 +8,7 @@ mod accept;
 mod error;
 mod frame;
 mod handshake;
+mod keepalive;
 #[expect(clippy::module_inception, reason = "the file holds the type `Link`")]
 mod link;
 mod part;
@@ -22,6 +23,7 @@ pub use frame::{
     Step,
 };
 pub use handshake::{FORMAT, HELLO_BYTES, Hello, KIND_USER_MIN, Purpose, Refusal, RefusalReason};
+pub use keepalive::{PING_INTERVAL, SILENCE_MAX};
 pub use link::{HANDSHAKE_TIMEOUT, Link};
 pub use receiver::LinkReceiver;
 pub use sender::{LinkSender, SEND_QUEUE_BYTES_MAX};

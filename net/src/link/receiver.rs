@@ -15,7 +15,7 @@ use lockgate_runtime::TcpStream;
 
 use super::error::{LinkError, Peer};
 use super::frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameDecoder, FrameError, Message, Step};
-use super::handshake::{Hello, KIND_USER_MIN};
+use super::handshake::{Hello, KIND_PING, KIND_USER_MIN};
 use super::sender::Shared;
 
 const INPUT_BYTES_FIRST: usize = 8 << 10;
@@ -49,13 +49,24 @@ impl LinkReceiver {
             if let Some(failure) = self.shared.failure() {
                 return Err(failure);
             }
-            self.reader.fill().await.map_err(|error| self.fail(error))?;
+            let filled = {
+                let _waiting = self.shared.hearing.waiting();
+                self.reader.fill().await
+            };
+            filled.map_err(|error| self.fail(error))?;
+            self.shared.hearing.heard();
         }
     }
 
     /// The next message if all of it is here already.
     pub fn try_recv(&mut self) -> Result<Option<Message>, LinkError> {
-        match self.reader.buffered() {
+        let next = loop {
+            match self.reader.buffered() {
+                Ok(Some(message)) if message.kind == KIND_PING && message.payload.is_empty() => {}
+                other => break other,
+            }
+        };
+        match next {
             Ok(Some(message)) if message.kind < KIND_USER_MIN => {
                 let reason = "this kind belongs to the handshake, which is over".to_owned();
                 Err(self.shared.fail(LinkError::Message {

@@ -18,7 +18,8 @@ use lockgate_runtime::{Event, IoBuf, TcpStream, timeout};
 
 use super::error::{LinkError, Peer};
 use super::frame::{FRAME_BYTES_MAX, FrameEncoder, MESSAGE_BYTES_MAX};
-use super::handshake::{Hello, KIND_USER_MIN};
+use super::handshake::{Hello, KIND_PING, KIND_USER_MIN};
+use super::keepalive::Hearing;
 use super::part::Piece;
 
 /// A sender waits while this many bytes are queued on its link.
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     /// What the peer said of itself.
     pub(super) hello: Hello,
     pub(super) stream: TcpStream,
+    pub(super) hearing: Hearing,
     state: RefCell<State>,
     /// There is something to write, or the link is over.
     work: Event,
@@ -64,6 +66,7 @@ impl Shared {
             peer,
             hello,
             stream,
+            hearing: Hearing::new(),
             state: RefCell::default(),
             work: Event::new(),
             room: Event::new(),
@@ -92,6 +95,21 @@ impl Shared {
 
     pub(super) fn failure(&self) -> Option<LinkError> {
         self.state.borrow().failure.clone()
+    }
+
+    /// Queues a ping, unless something waits to leave anyway.
+    pub(super) fn ping(&self) {
+        if self.state.borrow().queue.is_empty() {
+            self.push(Outgoing::new(KIND_PING, Vec::new(), 0));
+        }
+    }
+
+    fn push(&self, message: Outgoing) {
+        let mut state = self.state.borrow_mut();
+        state.queued_bytes += message.left + MESSAGE_OVERHEAD_BYTES;
+        state.queue.push_back(message);
+        drop(state);
+        self.work.notify_all();
     }
 
     /// The next message to write; None once the link is over or the last sender is gone.
@@ -167,7 +185,7 @@ impl LinkSender {
         loop {
             let room = shared.room.listen();
             if self.has_room()? {
-                self.push(message);
+                shared.push(message);
                 return Ok(());
             }
             room.await;
@@ -179,7 +197,7 @@ impl LinkSender {
         let message = self.message(kind, parts)?;
         let room = self.has_room()?;
         if room {
-            self.push(message);
+            self.shared().push(message);
         }
         Ok(room)
     }
@@ -254,15 +272,6 @@ impl LinkSender {
             Some(failure) => Err(failure.clone()),
             None => Ok(state.queued_bytes < SEND_QUEUE_BYTES_MAX),
         }
-    }
-
-    fn push(&self, message: Outgoing) {
-        let shared = self.shared();
-        let mut state = shared.state.borrow_mut();
-        state.queued_bytes += message.left + MESSAGE_OVERHEAD_BYTES;
-        state.queue.push_back(message);
-        drop(state);
-        shared.work.notify_all();
     }
 }
 

@@ -1,165 +1,116 @@
-//! A simulated disk: files in pages, with their live and their durable content kept apart, and names likewise.
+//! A simulated disk: files with their live and their durable content kept apart, and names likewise.
 //!
 //! Invariants:
-//! - Reads see live content; [`Disk::cut_power`] leaves durable content and durable names only.
-//! - A sync makes durable the pages that were written before it was asked for (and perhaps later ones).
-//! - Pages that hold only zeros are not stored, so that preallocated files cost nothing.
-//! - An inode lives as long as a live or durable name, a handle or a pending operation refers to it.
+//! - Reads see live content; a power cut leaves durable content and durable names, and by the seed some of the rest.
+//! - A sync makes durable the pages that were written before it was asked for (and perhaps later ones), also those that
+//!   another sync is writing out. Pages of a failed sync are clean: no later sync covers them.
+//! - An inode lives as long as a live or durable name, a change of names, a handle or a pending operation refers to it.
+//! - What counts as allocated are the whole pages of inodes with a live name, a handle or a pending operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
-const PAGE_BYTES: usize = 4096;
+use super::faults::DiskFaults;
+use super::names::{Entry, Tree};
+use super::pages::{Data, PAGE_BYTES, PageRanges, Pages, pages_of, whole_pages_bytes};
+use super::random::Random;
 
-/// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
-    Directory,
-    File(u64),
-}
-
-/// The content of a file.
-#[derive(Debug, Clone, Default)]
-struct Pages {
-    len: u64,
-    pages: BTreeMap<u64, Box<[u8]>>,
-}
-
+/// A file.
 #[derive(Debug, Default)]
-struct Inode {
-    live: Pages,
-    durable: Pages,
-    dirty: BTreeSet<u64>,
+pub(super) struct Inode {
+    pub(super) live: Pages,
+    pub(super) durable: Pages,
+    /// The pages that are written and in no sync.
+    pub(super) dirty: PageRanges,
+    /// The pages of each sync that is under way.
+    pub(super) syncing: Vec<SyncPoint>,
     /// Open handles and pending operations.
     users: usize,
     is_locked: bool,
+    /// Whether its pages are in the disk's count.
+    is_counted: bool,
+}
+
+/// What is to be synced: the pages that were dirty and the length, when the sync was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct SyncPoint {
+    number: u64,
+    pub(super) pages: PageRanges,
+    len: u64,
 }
 
 /// One machine's disk.
 #[derive(Debug)]
 pub(super) struct Disk {
-    inodes: BTreeMap<u64, Inode>,
-    names: BTreeMap<PathBuf, Entry>,
-    durable_names: BTreeMap<PathBuf, Entry>,
-    next_inode: u64,
-    /// Grows with each power cut: handles from before are dead.
-    pub(super) epoch: u64,
+    pub(super) inodes: BTreeMap<u64, Inode>,
+    pub(super) tree: Tree,
+    pub(super) faults: DiskFaults,
+    /// So many syncs of files fail that are asked for from now on.
+    pub(super) syncs_to_fail: u32,
+    allocated_bytes: u64,
+    next_number: u64,
 }
 
-/// Splits `len` bytes at `offset` into (page, from, to) within pages.
-fn spans(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
-    let page_bytes = PAGE_BYTES as u64;
-    let end = offset + len as u64;
-    let mut at = offset;
-    std::iter::from_fn(move || {
-        if at >= end {
-            return None;
-        }
-        let page = at / page_bytes;
-        let stop = end.min((page + 1) * page_bytes);
-        let base = page * page_bytes;
-        let span = (page, (at - base) as usize, (stop - base) as usize);
-        at = stop;
-        Some(span)
-    })
+/// The machine's answer to an operation that its hardware could not do.
+pub(super) fn io_fault() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
 }
 
-impl Pages {
-    fn read(&self, into: &mut [u8], offset: u64) -> usize {
-        let left = self.len.saturating_sub(offset);
-        let len = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
-        let mut done = 0;
-        for (page, from, to) in spans(offset, len) {
-            let target = &mut into[done..done + to - from];
-            match self.pages.get(&page) {
-                Some(bytes) => target.copy_from_slice(&bytes[from..to]),
-                None => target.fill(0),
-            }
-            done += to - from;
-        }
-        len
-    }
-
-    fn write(&mut self, bytes: &[u8], offset: u64, dirty: &mut BTreeSet<u64>) {
-        let mut done = 0;
-        for (page, from, to) in spans(offset, bytes.len()) {
-            let source = &bytes[done..done + to - from];
-            done += to - from;
-            dirty.insert(page);
-            if !self.pages.contains_key(&page) && source.iter().all(|&byte| byte == 0) {
-                continue;
-            }
-            let target = self.pages.entry(page).or_insert_with(|| vec![0; PAGE_BYTES].into());
-            target[from..to].copy_from_slice(source);
-        }
-        self.len = self.len.max(offset + bytes.len() as u64);
-    }
-}
-
-/// A path without `.` components, as the key of a name.
-fn key(path: &Path) -> PathBuf {
-    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
-}
-
-fn is_root(path: &Path) -> bool {
-    path.parent().is_none()
-}
-
-fn not_found(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
-}
-
-/// What is to be synced: the pages that were dirty and the length, when the sync was asked for.
-pub(super) struct SyncPoint {
-    pages: BTreeSet<u64>,
-    len: u64,
+fn no_space() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOSPC)
 }
 
 impl Disk {
     pub(super) fn new() -> Self {
         Self {
             inodes: BTreeMap::new(),
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            next_inode: 0,
-            epoch: 0,
+            tree: Tree::new(),
+            faults: DiskFaults::default(),
+            syncs_to_fail: 0,
+            allocated_bytes: 0,
+            next_number: 0,
         }
     }
 
-    fn entry(&self, path: &Path) -> Option<Entry> {
-        if is_root(path) { Some(Entry::Directory) } else { self.names.get(path).copied() }
+    fn new_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
     }
 
-    fn check_parent(&self, path: &Path) -> io::Result<()> {
-        match path.parent().map(|parent| self.entry(parent)) {
-            Some(Some(Entry::Directory)) => Ok(()),
-            Some(Some(Entry::File(_))) => Err(io::ErrorKind::NotADirectory.into()),
-            Some(None) | None => Err(not_found(path)),
-        }
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
+    }
+
+    /// How many bytes more may be allocated.
+    fn room_bytes(&self) -> u64 {
+        self.faults.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.allocated_bytes))
     }
 
     /// Opens a file, or creates it. The inode gets a user.
     pub(super) fn open(&mut self, path: &Path, options: &crate::OpenOptions) -> io::Result<u64> {
-        let path = key(path);
-        let number = match self.entry(&path) {
-            Some(Entry::Directory) => return Err(io::ErrorKind::IsADirectory.into()),
-            Some(Entry::File(_)) if options.create_new => {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
+        let number = match self.tree.entry(path)? {
+            Some(Entry::Directory(_)) => return Err(io::ErrorKind::IsADirectory.into()),
+            Some(Entry::File(_)) if options.create_new => return Err(io::ErrorKind::AlreadyExists.into()),
             Some(Entry::File(number)) => number,
             None if options.create || options.create_new => {
-                self.check_parent(&path)?;
-                self.next_inode += 1;
-                self.inodes.insert(self.next_inode, Inode::default());
-                self.names.insert(path, Entry::File(self.next_inode));
-                self.next_inode
+                if self.room_bytes() == 0 {
+                    return Err(no_space());
+                }
+                let number = self.new_number();
+                self.tree.create_file(path, number)?;
+                self.inodes.insert(number, Inode { is_counted: true, ..Inode::default() });
+                number
             }
-            None => return Err(not_found(&path)),
+            None => {
+                let message = format!("{} does not exist", path.display());
+                return Err(io::Error::new(io::ErrorKind::NotFound, message));
+            }
         };
         let inode = self.inodes.get_mut(&number).expect("a named inode exists");
         if options.truncate && options.write {
-            inode.dirty.extend(inode.live.pages.keys());
+            self.allocated_bytes -= whole_pages_bytes(inode.live.len);
+            inode.dirty.insert(pages_of(0, usize::try_from(inode.live.len).unwrap_or(usize::MAX)));
             inode.live = Pages::default();
         }
         if options.exclusive_lock {
@@ -193,24 +144,51 @@ impl Disk {
         }
     }
 
+    /// Looks whether the inode still counts, and whether it is still needed.
     fn collect(&mut self, number: u64) {
-        let Some(inode) = self.inodes.get(&number) else { return };
-        let entry = Entry::File(number);
-        if inode.users == 0
-            && !self.names.values().any(|named| *named == entry)
-            && !self.durable_names.values().any(|named| *named == entry)
-        {
+        let links = self.tree.links(number);
+        let Some(inode) = self.inodes.get_mut(&number) else { return };
+        if inode.users > 0 || links.live > 0 {
+            return;
+        }
+        if std::mem::replace(&mut inode.is_counted, false) {
+            self.allocated_bytes -= whole_pages_bytes(inode.live.len);
+        }
+        if links.other == 0 {
             self.inodes.remove(&number);
         }
+    }
+
+    /// Names were removed or have become durable.
+    pub(super) fn collect_all(&mut self, unlinked: io::Result<Vec<u64>>) -> io::Result<()> {
+        unlinked?.into_iter().for_each(|number| self.collect(number));
+        Ok(())
     }
 
     pub(super) fn read(&self, number: u64, into: &mut [u8], offset: u64) -> usize {
         self.inodes.get(&number).map_or(0, |inode| inode.live.read(into, offset))
     }
 
-    pub(super) fn write(&mut self, number: u64, bytes: &[u8], offset: u64) {
+    /// Writes the first `len` bytes of `data`, as far as there is room.
+    pub(super) fn write(&mut self, number: u64, data: &Data, len: usize, offset: u64) -> io::Result<()> {
+        let room_bytes = self.room_bytes();
+        let Some(inode) = self.inodes.get_mut(&number) else { return Ok(()) };
+        let before_bytes = whole_pages_bytes(inode.live.len);
+        let end_max = before_bytes.saturating_add(room_bytes) / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        let fits = end_max.saturating_sub(offset);
+        let written = len.min(usize::try_from(fits).unwrap_or(usize::MAX));
+        inode.live.write(data, written, offset);
+        inode.dirty.insert(pages_of(offset, written));
+        if inode.is_counted {
+            self.allocated_bytes += whole_pages_bytes(inode.live.len) - before_bytes;
+        }
+        if written < len { Err(no_space()) } else { Ok(()) }
+    }
+
+    /// What the cache holds of clean pages is gone.
+    pub(super) fn forget_cached(&mut self, number: u64) {
         if let Some(inode) = self.inodes.get_mut(&number) {
-            inode.live.write(bytes, offset, &mut inode.dirty);
+            inode.forget_cached();
         }
     }
 
@@ -218,176 +196,126 @@ impl Disk {
         self.inodes.get(&number).map_or(0, |inode| inode.live.len)
     }
 
-    /// A sync is asked for.
-    pub(super) fn begin_sync(&mut self, number: u64) -> SyncPoint {
-        match self.inodes.get_mut(&number) {
-            Some(inode) => SyncPoint { pages: std::mem::take(&mut inode.dirty), len: inode.live.len },
-            None => SyncPoint { pages: BTreeSet::new(), len: 0 },
+    /// A sync is asked for. Returns its number.
+    pub(super) fn begin_sync(&mut self, number: u64) -> u64 {
+        let sync = self.new_number();
+        if let Some(inode) = self.inodes.get_mut(&number) {
+            let mut pages = std::mem::take(&mut inode.dirty);
+            for other in &inode.syncing {
+                pages.insert_all(&other.pages);
+            }
+            inode.syncing.push(SyncPoint { number: sync, pages, len: inode.live.len });
         }
+        sync
     }
 
     /// The sync is done.
-    pub(super) fn finish_sync(&mut self, number: u64, point: SyncPoint) {
-        let Some(inode) = self.inodes.get_mut(&number) else { return };
-        for page in point.pages {
-            match inode.live.pages.get(&page) {
-                Some(bytes) => {
-                    inode.durable.pages.insert(page, bytes.clone());
-                }
-                None => {
-                    inode.durable.pages.remove(&page);
-                }
-            }
+    pub(super) fn finish_sync(&mut self, number: u64, sync: u64) {
+        let Some((inode, point)) = self.take_sync(number, sync) else { return };
+        for range in point.pages.iter() {
+            inode.durable.copy_range(&inode.live, range);
         }
         inode.durable.len = point.len;
     }
 
-    /// Creates a directory. It is durable at once: what matters to crashes is files and their names.
-    pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
-        let path = key(path);
-        if self.entry(&path).is_some() {
-            return Err(io::ErrorKind::AlreadyExists.into());
+    /// The sync has failed: its pages are clean, and no other sync has them.
+    pub(super) fn fail_sync(&mut self, number: u64, sync: u64) {
+        let Some((inode, point)) = self.take_sync(number, sync) else { return };
+        for other in &mut inode.syncing {
+            other.pages.remove_all(&point.pages);
         }
-        self.check_parent(&path)?;
-        self.names.insert(path.clone(), Entry::Directory);
-        self.durable_names.insert(path, Entry::Directory);
-        Ok(())
     }
 
-    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let (from, to) = (key(from), key(to));
-        let entry = self.entry(&from).filter(|_| !is_root(&from)).ok_or_else(|| not_found(&from))?;
-        self.check_parent(&to)?;
-        if entry == Entry::Directory {
-            return self.rename_dir(&from, &to);
-        }
-        let replaced = self.entry(&to);
-        if replaced == Some(Entry::Directory) {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        self.names.remove(&from);
-        self.names.insert(to, entry);
-        if let Some(Entry::File(number)) = replaced.filter(|replaced| *replaced != entry) {
+    /// The sync does not come to its end: its pages are dirty again.
+    pub(super) fn abandon_sync(&mut self, number: u64, sync: u64) {
+        let Some((inode, point)) = self.take_sync(number, sync) else { return };
+        inode.dirty.insert_all(&point.pages);
+    }
+
+    fn take_sync(&mut self, number: u64, sync: u64) -> Option<(&mut Inode, SyncPoint)> {
+        let inode = self.inodes.get_mut(&number)?;
+        let place = inode.syncing.iter().position(|point| point.number == sync)?;
+        let point = inode.syncing.remove(place);
+        Some((inode, point))
+    }
+
+    /// The process that had all handles is gone.
+    pub(super) fn close_all(&mut self) {
+        let numbers: Vec<u64> = self.inodes.keys().copied().collect();
+        for number in numbers {
+            if let Some(inode) = self.inodes.get_mut(&number) {
+                inode.users = 0;
+                inode.is_locked = false;
+            }
             self.collect(number);
         }
-        Ok(())
     }
 
-    fn rename_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.entry(to).is_some() || to.starts_with(from) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        for names in [&mut self.names, &mut self.durable_names] {
-            let moved: Vec<PathBuf> = names.keys().filter(|name| name.starts_with(from)).cloned().collect();
-            for name in moved {
-                let below = name.strip_prefix(from).expect("it starts so").to_path_buf();
-                let entry = names.remove(&name).expect("just seen");
-                let new = if below.as_os_str().is_empty() { to.into() } else { to.join(below) };
-                names.insert(new, entry);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn remove_file(&mut self, path: &Path) -> io::Result<()> {
-        let path = key(path);
-        match self.entry(&path) {
-            Some(Entry::File(number)) => {
-                self.names.remove(&path);
-                self.collect(number);
-                Ok(())
-            }
-            Some(Entry::Directory) => Err(io::ErrorKind::IsADirectory.into()),
-            None => Err(not_found(&path)),
-        }
-    }
-
-    pub(super) fn remove_dir_all(&mut self, path: &Path) -> io::Result<()> {
-        let path = key(path);
-        match self.entry(&path) {
-            Some(Entry::Directory) if !is_root(&path) => {}
-            Some(_) => return Err(io::ErrorKind::NotADirectory.into()),
-            None => return Err(not_found(&path)),
-        }
-        let below: Vec<PathBuf> = self.names.keys().filter(|name| name.starts_with(&path)).cloned().collect();
-        for name in below {
-            let entry = self.names.remove(&name);
-            match entry {
-                Some(Entry::File(number)) => self.collect(number),
-                _ => {
-                    // As the creation of a directory, its removal is durable at once.
-                    self.durable_names.retain(|durable, _| !durable.starts_with(&name));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
-        let path = key(path);
-        match self.entry(&path) {
-            Some(Entry::Directory) => {}
-            Some(Entry::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
-            None => return Err(not_found(&path)),
-        }
-        let children = self.names.keys().filter(|name| name.parent() == Some(&path));
-        let mut names: Vec<String> = children
-            .filter_map(|name| name.file_name())
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Makes the names in a directory durable.
-    pub(super) fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
-        let path = key(path);
-        if self.entry(&path) != Some(Entry::Directory) {
-            return Err(not_found(&path));
-        }
-        let mut forgotten = Vec::new();
-        self.durable_names.retain(|name, entry| {
-            let is_kept = name.parent() != Some(&path) || self.names.contains_key(name);
-            if !is_kept && let Entry::File(number) = entry {
-                forgotten.push(*number);
-            }
-            is_kept
+    /// The power is cut, after [`Disk::close_all`]. With `random`, some of what is not durable survives.
+    pub(super) fn cut_power(&mut self, mut random: Option<&mut Random>) {
+        let odds = random.as_mut().map(|random| Odds::draw(random));
+        self.tree.cut_power(|| match (&mut random, &odds) {
+            (Some(random), Some(odds)) => odds.survives(random),
+            _ => false,
         });
-        for (name, entry) in &self.names {
-            if name.parent() == Some(&path)
-                && let Some(Entry::File(number)) = self.durable_names.insert(name.clone(), *entry)
-            {
-                forgotten.push(number);
+        let tree = &self.tree;
+        self.inodes.retain(|number, _| tree.links(*number).live > 0);
+        self.allocated_bytes = 0;
+        for inode in self.inodes.values_mut() {
+            if let Some(random) = &mut random {
+                inode.write_some_out(random);
+            }
+            // A sync may have taken along what was written after its length was.
+            inode.durable.cut_to(inode.durable.len);
+            inode.live = inode.durable.clone();
+            inode.dirty = PageRanges::default();
+            inode.is_counted = true;
+            self.allocated_bytes += whole_pages_bytes(inode.live.len);
+        }
+    }
+
+    /// Flips `bits` different random bits in pages, with other bytes than zeros, of the files whose path starts with
+    /// `prefix`. Returns how many there were to flip.
+    pub(super) fn rot(&mut self, prefix: &str, bits: usize, random: &mut Random) -> usize {
+        let mut places = Vec::new();
+        for number in self.tree.files_below(prefix) {
+            let Some(inode) = self.inodes.get(&number) else { continue };
+            let pages = inode.live.stored(0..u64::MAX).chain(inode.durable.stored(0..u64::MAX));
+            places.extend(pages.map(|page| (number, page)));
+        }
+        places.sort_unstable();
+        places.dedup();
+        places.retain(|&(number, page)| self.inodes.get(&number).is_some_and(|inode| inode.has_bytes(page)));
+        let bytes_in = |&(number, page): &(u64, u64)| self.inodes[&number].bytes_in(page);
+        let bits = bits.min(places.iter().map(bytes_in).sum::<usize>() * 8);
+        let mut flipped = BTreeSet::new();
+        while flipped.len() < bits {
+            let (number, page) = places[random.index(places.len())];
+            let Some(inode) = self.inodes.get_mut(&number) else { continue };
+            let byte = random.index(inode.bytes_in(page));
+            let bit = random.index(8);
+            if flipped.insert((number, page, byte, bit)) {
+                inode.flip(page, byte, 1 << bit);
             }
         }
-        for number in forgotten {
-            self.collect(number);
-        }
-        Ok(())
+        flipped.len()
+    }
+}
+
+/// How much of what is not durable survives one power cut: nothing, half, most or all of it.
+pub(super) struct Odds(usize);
+
+impl Odds {
+    pub(super) fn draw(random: &mut Random) -> Self {
+        Self(random.index(4))
     }
 
-    pub(super) fn exists(&self, path: &Path) -> bool {
-        self.entry(&key(path)).is_some()
-    }
-
-    /// Only what is durable is left; handles from before are dead.
-    pub(super) fn cut_power(&mut self) {
-        self.epoch += 1;
-        self.names = self.durable_names.clone();
-        let named: BTreeSet<u64> = self
-            .names
-            .values()
-            .filter_map(|entry| match entry {
-                Entry::File(number) => Some(*number),
-                Entry::Directory => None,
-            })
-            .collect();
-        self.inodes.retain(|number, _| named.contains(number));
-        for inode in self.inodes.values_mut() {
-            inode.live = inode.durable.clone();
-            inode.dirty.clear();
-            inode.users = 0;
-            inode.is_locked = false;
+    pub(super) fn survives(&self, random: &mut Random) -> bool {
+        match self.0 {
+            0 => false,
+            1 => random.one_in(2),
+            2 => !random.one_in(8),
+            _ => true,
         }
     }
 }

@@ -5,16 +5,23 @@
 //!   is runnable does time jump to the next timer or event.
 //! - Every poll takes a little virtual time, so that tasks that yield in a loop do not stop the clock.
 //! - Nothing runnable, no timer and no event while somebody waits is a deadlock: a panic that says who is left.
+//! - Observers run between polls: no core is current, and the world is not locked.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::future::Future;
+use std::ops::Deref;
 use std::rc::{Rc, Weak};
 
-use super::disk::Disk;
+use super::clock::SharedClock;
+use super::control::Control;
+use super::faults::PowerLoss;
+use super::machine::Ending;
+use super::middlebox::{Middlebox, Piece};
+use super::net::{self, EndId, Passing};
 use super::node::{NodePort, SimNode};
-use super::random::Random;
+use super::random::{hash, mix};
 use super::world::World;
 use crate::context;
 use crate::executor::{Backend, Bell, Core, CoreShared};
@@ -23,8 +30,8 @@ use crate::sync::Arc;
 
 /// The most polls of one core before another one may be chosen.
 const POLLS_MAX: u64 = 4;
-/// What one poll takes in virtual time.
-const POLL_NS: (u64, u64) = (100, 1_000);
+/// The name of the machine that the futures of [`Sim::run_until`] run on.
+pub(super) const DRIVER: &str = "driver";
 
 thread_local! {
     static SIMS: RefCell<BTreeMap<u64, Weak<Driver>>> = const { RefCell::new(BTreeMap::new()) };
@@ -33,8 +40,13 @@ thread_local! {
 
 /// A simulation: any number of nodes on one thread, in virtual time, by a seed.
 ///
-/// Dropping it drops all tasks of all nodes.
-pub struct Sim(Rc<Driver>);
+/// What [`Control`] can do, it can do too. Dropping it drops all tasks of all nodes.
+pub struct Sim {
+    driver: Rc<Driver>,
+    control: Control,
+    /// Runs the futures of `run_until`.
+    core: Rc<Core>,
+}
 
 impl std::fmt::Debug for Sim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,20 +54,44 @@ impl std::fmt::Debug for Sim {
     }
 }
 
-/// What drives the nodes of one simulation.
-struct Driver {
-    id: u64,
-    world: Arc<World>,
-    seats: RefCell<Vec<Seat>>,
-    is_driving: Cell<bool>,
+impl Deref for Sim {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.control
+    }
 }
 
-/// A core and whether it was stopped. Seats are never removed, so that their numbers stay.
-#[derive(Clone)]
+/// What drives the nodes of one simulation.
+pub(super) struct Driver {
+    id: u64,
+    pub(super) world: Arc<World>,
+    /// The cores that run, in the order of their start.
+    seats: RefCell<Vec<Seat>>,
+    next_seat: Cell<u64>,
+    is_driving: Cell<bool>,
+    /// A fault was injected in the current turn: it ends here.
+    has_acted: Cell<bool>,
+    observers: RefCell<Vec<Box<dyn FnMut()>>>,
+    middlebox: RefCell<Option<Box<dyn Middlebox>>>,
+    /// Room for the places of the seats that can be chosen.
+    runnable: RefCell<Vec<usize>>,
+}
+
+/// A core that runs.
 struct Seat {
     core: Rc<Core>,
     node: usize,
-    is_stopped: bool,
+    clock: Arc<SharedClock>,
+    /// Names the core in the trace.
+    number: u64,
+}
+
+/// What the next step is.
+struct Turn {
+    core: Rc<Core>,
+    number: u64,
+    polls: u64,
 }
 
 impl Sim {
@@ -65,32 +101,35 @@ impl Sim {
         let driver = Rc::new(Driver {
             id,
             world: Arc::new(World::new(seed)),
-            seats: RefCell::new(Vec::new()),
+            seats: RefCell::default(),
+            next_seat: Cell::new(0),
             is_driving: Cell::new(false),
+            has_acted: Cell::new(false),
+            observers: RefCell::default(),
+            middlebox: RefCell::default(),
+            runnable: RefCell::default(),
         });
         SIMS.with_borrow_mut(|sims| sims.insert(id, Rc::downgrade(&driver)));
-        // Its only core is the one that `run_until` runs its future on.
-        driver.add_node("driver", 1);
-        Sim(driver)
+        driver.start(DRIVER, 1);
+        let core = driver.seats.borrow()[0].core.clone();
+        let control = Control::new(Rc::downgrade(&driver));
+        Sim { driver, control, core }
     }
 
-    /// A simulated machine with cores and a disk of its own. Addresses are shared by all nodes.
-    ///
-    /// With the name of a node that was shut down, this is its restart: new cores, the same disk. Panics when the
-    /// node of that name still runs.
+    /// A simulated machine with cores and a disk of its own. Addresses are shared by all nodes. See [`Control::start`].
     pub fn node(&self, name: &str, cores: usize) -> Runtime {
-        self.0.add_node(name, cores)
+        self.control.start(name, cores)
     }
 
-    /// Cuts the power of `node`: its tasks are gone without a chance to do anything, its disk holds only what was
-    /// durable. Its connections end. Called from a task of another node (or of `run_until`), it happens before
-    /// anything else runs.
+    /// The handle by which tasks inject faults.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Cuts the power of `node`'s machine: nothing that was not synced survives. See [`Control::cut_power`].
     pub fn cut_power(&self, node: &Runtime) {
-        let Kind::Sim(of_node) = &node.inner().kind else { panic!("cut_power is for simulated nodes") };
-        let index = of_node.port.node;
-        // First the disk: what the tasks' drops start cannot reach it any more.
-        self.0.world.with(|state| state.disks[index].cut_power());
-        node.shutdown();
+        assert!(matches!(node.inner().kind, Kind::Sim(_)), "cut_power is for simulated nodes");
+        self.control.cut_power(node.name(), PowerLoss::All);
     }
 
     /// Drives all nodes until `future`, which runs on a core of its own, is done.
@@ -99,53 +138,69 @@ impl Sim {
     pub fn run_until<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
         let result = Rc::new(RefCell::new(None));
         let place = result.clone();
-        let core = self.0.seats.borrow()[0].core.clone();
-        context::enter(&core, || {
-            core.spawn(Box::pin(async move {
+        context::enter(&self.core, || {
+            self.core.spawn(Box::pin(async move {
                 let value = future.await;
                 place.borrow_mut().replace(value);
             }));
         });
-        self.0.drive_until(|| result.borrow().is_some());
+        self.driver.drive_until(|| result.borrow().is_some());
         let value = result.borrow_mut().take();
         value.expect("driven until it is there")
-    }
-
-    /// The virtual time.
-    pub fn now_ns(&self) -> u64 {
-        self.0.world.now_ns()
-    }
-
-    /// A hash of the schedule so far: two runs of one seed agree.
-    pub fn trace_hash(&self) -> u64 {
-        self.0.world.trace_hash()
     }
 }
 
 impl Driver {
-    fn add_node(&self, name: &str, cores: usize) -> Runtime {
+    /// Starts a process with its cores.
+    pub(super) fn start(&self, name: &str, cores: usize) -> Runtime {
         assert!(cores > 0, "node {name:?}: a node has at least one core");
-        let (node, random) = self.world.with(|state| {
-            let known = state.names.iter().position(|known| known == name);
-            let node = known.unwrap_or_else(|| {
-                state.names.push(name.to_owned());
-                state.disks.push(Disk::new());
-                state.names.len() - 1
-            });
-            assert!(state.running.insert(node), "node {name:?} is running: shut it down first");
-            let start = state.random.next();
-            (node, Random::new(state.seed ^ start, 1 + node as u64))
+        let started = self.world.with(|state| {
+            let node = state.start_process(name)?;
+            state.trace(hash(name.as_bytes()) ^ cores as u64);
+            let machine = &state.machines[node];
+            Some((node, machine.process, machine.clock.clone()))
         });
-        let port = NodePort { world: self.world.clone(), node };
+        let Some((node, process, clock)) = started else {
+            panic!("node {name:?} is running: shut it down first");
+        };
+        let port = NodePort { world: self.world.clone(), node, process, sim_id: self.id };
         let shared: Vec<_> = (0..cores).map(|index| Arc::new(CoreShared::new(index, Bell::Silent))).collect();
-        let kind = Kind::Sim(SimNode::new(port.clone(), self.id, random));
+        let kind = Kind::Sim(SimNode::new(port.clone(), clock.clone()));
         let inner = Inner::new(name.to_owned(), shared.clone(), kind);
         let mut seats = self.seats.borrow_mut();
         for shared in shared {
             let core = Rc::new(Core::new(shared, inner.clone(), Backend::Sim(port.clone())));
-            seats.push(Seat { core, node, is_stopped: false });
+            let number = self.next_seat.replace(self.next_seat.get() + 1);
+            seats.push(Seat { core, node, clock: clock.clone(), number });
         }
         Runtime::of_inner(&inner)
+    }
+
+    /// How many tasks a machine's process has.
+    pub(super) fn tasks(&self, node: usize) -> usize {
+        self.seats.borrow().iter().filter(|seat| seat.node == node).map(|seat| seat.core.tasks()).sum()
+    }
+
+    /// Ends the process of a machine.
+    pub(super) fn end_process(&self, node: usize, ending: Ending) {
+        let mut cores = Vec::new();
+        self.seats.borrow_mut().retain(|seat| {
+            let stays = seat.node != node;
+            if !stays {
+                cores.push(seat.core.clone());
+            }
+            stays
+        });
+        let drop_tasks = || cores.iter().for_each(|core| context::enter(core, || core.drop_tasks()));
+        let end = || self.world.with(|state| state.end_process(node, ending));
+        if ending == Ending::Exit {
+            drop_tasks();
+            end();
+        } else {
+            // What the tasks' drops start cannot reach anything any more.
+            end();
+            drop_tasks();
+        }
     }
 
     fn drive_until(&self, is_done: impl Fn() -> bool) {
@@ -163,39 +218,69 @@ impl Driver {
     /// Lets one thing happen.
     fn step(&self) {
         self.stop_asked();
-        self.world.fire_due();
-        let seats = self.seats.borrow().clone();
-        let now_ns = self.world.now_ns();
-        for seat in &seats {
-            seat.core.fire_timers(now_ns);
+        if self.fire_due() {
+            self.tell_closed_flows();
+            self.observe();
         }
-        let runnable: Vec<usize> = (0..seats.len())
-            .filter(|&number| {
-                let Seat { core, is_stopped, .. } = &seats[number];
-                !is_stopped && (core.has_runnable() || core.shared.has_injected())
-            })
-            .collect();
-        if runnable.is_empty() {
-            self.jump(&seats);
-            return;
+        match self.next_turn() {
+            Some(turn) => {
+                self.take_turn(&turn);
+                self.observe();
+            }
+            None => self.jump(),
         }
-        let (number, polls) = self.world.with(|state| {
-            let number = runnable[state.random.index(runnable.len())];
-            (number, state.random.between(1, POLLS_MAX))
-        });
-        self.run_core(number, &seats[number].core, polls);
     }
 
-    fn run_core(&self, number: usize, core: &Rc<Core>, polls: u64) {
+    /// Fires the events and the timers that are due. Returns whether there were events.
+    fn fire_due(&self) -> bool {
+        self.world.with(|state| {
+            let fired = state.fire_due();
+            for seat in self.seats.borrow().iter() {
+                if state.machines[seat.node].is_paused {
+                    continue;
+                }
+                let Some(deadline_ns) = seat.core.timers.borrow().next_deadline_ns() else { continue };
+                let now_ns = seat.clock.boot_ns(state.now_ns);
+                if deadline_ns <= now_ns {
+                    state.wake_due(&mut seat.core.timers.borrow_mut(), now_ns);
+                }
+            }
+            fired
+        })
+    }
+
+    /// Chooses a core that can run.
+    fn next_turn(&self) -> Option<Turn> {
+        let seats = self.seats.borrow();
+        let mut runnable = self.runnable.borrow_mut();
+        self.world.with(|state| {
+            let is_runnable = |seat: &Seat| {
+                (seat.core.has_runnable() || seat.core.shared.has_injected())
+                    && !state.machines[seat.node].is_paused
+            };
+            runnable.clear();
+            runnable.extend((0..seats.len()).filter(|&place| is_runnable(&seats[place])));
+            if runnable.is_empty() {
+                return None;
+            }
+            let awake =
+                runnable.iter().fold(0, |awake: u64, &place| awake.rotate_left(6) ^ mix(seats[place].number));
+            state.trace(awake);
+            let Seat { core, number, .. } = &seats[runnable[state.random.index(runnable.len())]];
+            let polls = state.random.between(1, POLLS_MAX);
+            Some(Turn { core: core.clone(), number: *number, polls })
+        })
+    }
+
+    fn take_turn(&self, turn: &Turn) {
+        let Turn { core, number, polls } = turn;
+        self.has_acted.set(false);
         context::enter(core, || {
             core.drain_injected();
-            for _ in 0..polls {
+            for _ in 0..*polls {
                 let Some(task) = core.poll_next() else { return };
-                let took_ns = self.world.with(|state| state.random.between(POLL_NS.0, POLL_NS.1));
-                let now_ns = self.world.now_ns() + took_ns;
-                self.world.advance_to(now_ns);
-                self.world.trace((number as u64) << 32 ^ task as u64 ^ now_ns << 16);
-                if core.shared.is_stopping() {
+                self.world.polled(*number, task);
+                if core.shared.is_stopping() || self.has_acted.get() {
                     return;
                 }
             }
@@ -203,38 +288,107 @@ impl Driver {
     }
 
     /// Nothing is runnable: moves time to what comes next.
-    fn jump(&self, seats: &[Seat]) {
-        let timer = seats.iter().filter_map(|seat| seat.core.timers.borrow().next_deadline_ns()).min();
+    fn jump(&self) {
+        let timer = self.world.with(|state| {
+            let seats = self.seats.borrow();
+            let seats = seats.iter().filter(|seat| !state.machines[seat.node].is_paused);
+            let due = seats.filter_map(|seat| {
+                let deadline_ns = seat.core.timers.borrow().next_deadline_ns()?;
+                let at_ns = seat.clock.get().world_ns_at(deadline_ns);
+                // Who sleeps until the end of time waits for nothing.
+                (at_ns < u64::MAX).then_some(at_ns)
+            });
+            due.min()
+        });
         let Some(next) = timer.into_iter().chain(self.world.next_event_ns()).min() else {
-            panic!("{}", self.deadlock_message(seats));
+            panic!("{}", self.deadlock_message());
         };
         self.world.advance_to(next.max(self.world.now_ns()));
     }
 
-    fn deadlock_message(&self, seats: &[Seat]) -> String {
+    fn deadlock_message(&self) -> String {
         let mut text = format!(
             "deadlock in the simulation at {} ns: nothing is runnable, and no timer and no I/O is pending; waiting tasks:",
             self.world.now_ns()
         );
-        for seat in seats {
-            let core = &seat.core;
-            let _ = write!(text, " {}/{}: {};", core.inner.name, core.shared.index, core.tasks());
+        for Seat { core, node, .. } in self.seats.borrow().iter() {
+            let is_paused = self.world.with(|state| state.machines[*node].is_paused);
+            let paused = if is_paused { " (paused)" } else { "" };
+            let _ = write!(text, " {}/{}{paused}: {};", core.inner.name, core.shared.index, core.tasks());
         }
         text
     }
 
-    /// Drops the tasks of cores that were asked to stop.
+    /// Ends processes that were asked to stop.
     fn stop_asked(&self) {
-        let asked: Vec<(usize, Seat)> = {
+        let asked = || {
             let seats = self.seats.borrow();
-            let asked = |seat: &Seat| !seat.is_stopped && seat.core.shared.is_stopping();
-            seats.iter().cloned().enumerate().filter(|(_, seat)| asked(seat)).collect()
+            seats.iter().find(|seat| seat.core.shared.is_stopping()).map(|seat| seat.node)
         };
-        for (number, seat) in asked {
-            self.seats.borrow_mut()[number].is_stopped = true;
-            context::enter(&seat.core, || seat.core.drop_tasks());
-            self.world.with(|state| state.running.remove(&seat.node));
+        while let Some(node) = asked() {
+            self.end_process(node, Ending::Exit);
         }
+    }
+
+    /// A fault was injected: the current turn ends, and observers see it.
+    pub(super) fn acted(&self) {
+        self.has_acted.set(true);
+        if !self.is_driving.get() && !context::is_core_thread() {
+            self.tell_closed_flows();
+            self.observe();
+        }
+    }
+
+    pub(super) fn add_observer(&self, observer: Box<dyn FnMut()>) {
+        self.observers.borrow_mut().push(observer);
+    }
+
+    fn observe(&self) {
+        if self.observers.borrow().is_empty() {
+            return;
+        }
+        let mut observers = self.observers.take();
+        observers.iter_mut().for_each(|observer| observer());
+        // Those that were added meanwhile come after them.
+        let added = self.observers.replace(observers);
+        self.observers.borrow_mut().extend(added);
+    }
+
+    pub(super) fn set_middlebox(&self, middlebox: Option<Box<dyn Middlebox>>) {
+        let has_one = middlebox.is_some();
+        let before = self.middlebox.replace(middlebox);
+        self.world.with(|state| {
+            state.network.has_middlebox = has_one;
+            state.network.closed_flows.clear();
+        });
+        drop(before);
+    }
+
+    /// Runs `f` with the middlebox, which is away meanwhile.
+    fn with_middlebox<T>(&self, f: impl FnOnce(&mut dyn Middlebox) -> T) -> Option<T> {
+        let mut middlebox = self.middlebox.take()?;
+        let value = f(&mut *middlebox);
+        self.middlebox.borrow_mut().get_or_insert(middlebox);
+        Some(value)
+    }
+
+    fn tell_closed_flows(&self) {
+        let closed = self.world.with(|state| std::mem::take(&mut state.network.closed_flows));
+        if !closed.is_empty() {
+            self.with_middlebox(|middlebox| closed.iter().for_each(|flow| middlebox.closed(flow)));
+        }
+    }
+
+    fn pass(&self, from: EndId, passing: Passing) {
+        self.tell_closed_flows();
+        let Passing { flow, bytes, at_ns } = passing;
+        let mut bytes = Some(bytes);
+        let mut draw = || self.world.with(|state| state.random.next());
+        let pieces = self
+            .with_middlebox(|middlebox| middlebox.pass(&flow, bytes.take().unwrap_or_default(), &mut draw));
+        let untouched = || vec![Piece { delay_ns: 0, bytes: bytes.take().unwrap_or_default() }];
+        let pieces = pieces.unwrap_or_else(untouched);
+        self.world.with(|state| net::send_pieces(state, from, at_ns, pieces));
     }
 }
 
@@ -274,6 +428,13 @@ pub(super) fn stop_if_idle(sim_id: u64) {
         && !driver.is_driving.get()
     {
         driver.stop_asked();
+    }
+}
+
+/// Has the middlebox see what was sent from an end, and sends on what it makes of it.
+pub(super) fn pass(port: &NodePort, from: EndId, passing: Passing) {
+    if let Some(driver) = find(port.sim_id) {
+        driver.pass(from, passing);
     }
 }
 

@@ -3,11 +3,17 @@
 //! The same executor runs the same node code. What differs is below it: which core runs next, how long an operation
 //! takes, and how many bytes a receive gets are drawn from the seed; time stands still while a task is polled.
 //!
-//! `world` holds what all nodes share (time, pending completions, the random numbers), `disk` and `net` are its parts,
-//! `driver` chooses what happens next, `file`, `disk_fs` and `socket` are the operations that tasks call.
+//! | Module | What it is |
+//! |---|---|
+//! | `driver`, `node` | What happens next; what a process knows of the world |
+//! | `control`, `faults`, `middlebox` | What can go wrong, and the handle by which tasks have it happen |
+//! | `world`, `machine`, `clock` | What all share: ideal time, events, random numbers; one machine |
+//! | `disk`, `inode`, `pages`, `names` | A disk: files, their bytes, its directories |
+//! | `disk_call`, `file`, `disk_fs` | Operations of a disk, and what tasks call for them |
+//! | `net`, `connect`, `link`, `net_faults`, `socket` | Connections, how they come and break, and what tasks call |
 //!
 //! Invariants:
-//! - The same seed and the same code give the same schedule, see [`Sim::trace_hash`]: nothing here depends on
+//! - The same seed and the same code give the same history, see [`Control::trace_hash`]: nothing here depends on
 //!   addresses, on hash order, on the real clock or on threads.
 //! - The handles are Send + Sync like the real ones (the world is behind a lock that is never contended); what belongs
 //!   to a core stays in [`Sim`], which is neither.
@@ -15,17 +21,32 @@
 //!
 //! What the simulation does not cover: foreign threads, and races within one poll.
 
+mod clock;
+mod connect;
+mod control;
 mod disk;
+mod disk_call;
 pub(crate) mod disk_fs;
 mod driver;
+mod faults;
 mod file;
+mod inode;
+mod link;
+mod machine;
+mod middlebox;
+mod names;
 mod net;
+mod net_faults;
 mod node;
+mod pages;
 mod random;
 mod socket;
 mod world;
 
+pub use self::control::Control;
 pub use self::driver::Sim;
+pub use self::faults::{DiskFaults, LinkFaults, PowerLoss};
 pub(crate) use self::file::SimFile;
+pub use self::middlebox::{Flow, Middlebox, Piece};
 pub(crate) use self::node::{NodePort, SimNode};
 pub(crate) use self::socket::{SimListener, SimStream};

@@ -1,25 +1,27 @@
-//! The simulated network: listeners, and connections of two ends that bytes reach after a latency, in order.
+//! The simulated network: connections of two ends that bytes reach after a latency, in order.
 //!
 //! Invariants:
-//! - Bytes and the end of a stream arrive in the order in which they were sent.
-//! - What is under way to an end and what waits there to be received is at most [`BUFFER_BYTES`].
-//! - A connection is removed when both of its ends are closed.
+//! - Bytes and the end of a stream arrive in the order in which they were sent (unless a middlebox reorders them).
+//! - What is under way to an end, waits there to be received, or was received and could not be acknowledged, is at most
+//!   [`BUFFER_BYTES`].
+//! - A connection is removed when neither of its ends is open.
+//! - Over a blocked link nothing arrives: parcels wait in their order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::task::Waker;
 
-use super::world::State;
+use super::connect::{Attempt, Listener};
+use super::link::Links;
+use super::middlebox::{Flow, Piece};
+use super::random::{hash, mix};
+use super::world::{Happening, State};
 
 /// What the kernel's buffers of one direction hold.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// The most bytes that travel together.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Latencies in nanoseconds, from and to.
-const CHUNK_NS: (u64, u64) = (15_000, 150_000);
-/// Connections that may wait for being accepted.
-const BACKLOG: usize = 1024;
 /// The ports that are given out.
 const FIRST_PORT: u16 = 20_000;
 const LAST_PORT: u16 = 60_000;
@@ -28,79 +30,218 @@ const LAST_PORT: u16 = 60_000;
 pub(super) struct Network {
     next_id: u64,
     next_port: u16,
-    listeners: BTreeMap<u64, Listener>,
-    connections: BTreeMap<u64, Connection>,
+    pub(super) listeners: BTreeMap<u64, Listener>,
+    /// Which machine last listened on an address.
+    pub(super) homes: BTreeMap<SocketAddr, usize>,
+    pub(super) attempts: BTreeMap<u64, Attempt>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    pub(super) links: Links,
+    pub(super) has_middlebox: bool,
+    /// What the middlebox has not been told yet.
+    pub(super) closed_flows: Vec<Flow>,
 }
 
-struct Listener {
-    node: usize,
-    address: SocketAddr,
-    /// Connections whose far end (number 1) is to be accepted.
-    waiting: VecDeque<u64>,
-    acceptors: Vec<Waker>,
+pub(super) struct Connection {
+    pub(super) ends: [End; 2],
+    /// The port that was connected to.
+    port: u16,
 }
 
-struct Connection {
-    ends: [End; 2],
+/// Who is at an end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// A process has it.
+    Open,
+    /// It was closed, and the peer was told.
+    Closed,
+    /// Its machine lost its power: nobody was told.
+    Silent,
 }
 
 /// One end: what has come for it, and who waits there.
-struct End {
-    address: SocketAddr,
-    arrived: VecDeque<u8>,
-    /// Bytes under way to this end.
-    under_way: usize,
-    /// Nothing that is sent to this end may arrive earlier.
-    last_arrival_ns: u64,
+pub(super) struct End {
+    pub(super) machine: usize,
+    pub(super) address: SocketAddr,
+    pub(super) life: Life,
+    received: Received,
+    /// What is sent to this end, in the order of arrival.
+    pub(super) under_way: VecDeque<Parcel>,
+    under_way_bytes: usize,
+    /// What was received here while the way back was blocked.
+    pub(super) unacknowledged_bytes: usize,
+    /// Nothing that is sent to this end may arrive earlier, a middlebox aside.
+    pub(super) earliest_ns: u64,
     /// The peer's end of the stream has arrived: nothing follows, and sends are in vain.
     is_peer_gone: bool,
+    /// The next receive and the next send are told of a reset.
+    has_recv_reset: bool,
+    has_send_reset: bool,
     /// `shutdown` was called here.
     is_shut: bool,
-    is_closed: bool,
+    /// The middlebox was told that nothing more is sent from here.
+    is_flow_closed: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// Names one end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Something that is under way.
+pub(super) struct Parcel {
+    pub(super) at_ns: u64,
+    what: What,
+}
+
+enum What {
+    Bytes(Vec<u8>),
+    /// The end of the stream.
+    End,
+    Reset,
+}
+
+/// What has arrived at an end.
+#[derive(Default)]
+struct Received {
+    chunks: VecDeque<Vec<u8>>,
+    /// How much of the first chunk was taken.
+    taken: usize,
+    len: usize,
+}
+
+/// Names one end of a connection: 0 has connected, 1 was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EndId {
-    connection: u64,
-    end: usize,
+    pub(super) connection: u64,
+    pub(super) end: usize,
+}
+
+/// What a send has sent.
+pub(super) struct Sent {
+    pub(super) bytes: usize,
+    /// What the middlebox is to see before it goes on its way.
+    pub(super) passing: Option<Passing>,
+}
+
+pub(super) struct Passing {
+    pub(super) flow: Flow,
+    pub(super) bytes: Vec<u8>,
+    /// When it would arrive without a middlebox.
+    pub(super) at_ns: u64,
 }
 
 impl EndId {
-    fn peer(self) -> Self {
+    pub(super) fn peer(self) -> Self {
         Self { connection: self.connection, end: 1 - self.end }
     }
 }
 
+impl Received {
+    fn push(&mut self, chunk: Vec<u8>) {
+        self.len += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    /// Moves the first `count` bytes, which are there, to the end of `into`.
+    fn take(&mut self, count: usize, into: &mut Vec<u8>) {
+        let mut left = count;
+        while let Some(chunk) = self.chunks.front() {
+            let part = &chunk[self.taken..];
+            if part.len() > left {
+                into.extend_from_slice(&part[..left]);
+                self.taken += left;
+                break;
+            }
+            into.extend_from_slice(part);
+            left -= part.len();
+            self.taken = 0;
+            self.chunks.pop_front();
+        }
+        self.len -= count;
+    }
+}
+
 impl End {
-    fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(machine: usize, address: SocketAddr) -> Self {
         Self {
+            machine,
             address,
-            arrived: VecDeque::new(),
-            under_way: 0,
-            last_arrival_ns: 0,
+            life: Life::Open,
+            received: Received::default(),
+            under_way: VecDeque::new(),
+            under_way_bytes: 0,
+            unacknowledged_bytes: 0,
+            earliest_ns: 0,
             is_peer_gone: false,
+            has_recv_reset: false,
+            has_send_reset: false,
             is_shut: false,
-            is_closed: false,
+            is_flow_closed: false,
             reader: None,
             writer: None,
         }
+    }
+
+    fn room(&self) -> usize {
+        BUFFER_BYTES
+            .saturating_sub(self.received.len)
+            .saturating_sub(self.under_way_bytes)
+            .saturating_sub(self.unacknowledged_bytes)
+    }
+
+    fn push(&mut self, at_ns: u64, what: What) {
+        if let What::Bytes(bytes) = &what {
+            self.under_way_bytes += bytes.len();
+        }
+        let place = self.under_way.iter().rposition(|earlier| earlier.at_ns <= at_ns).map_or(0, |at| at + 1);
+        self.under_way.insert(place, Parcel { at_ns, what });
+    }
+
+    /// Only the first `kept` parcels arrive.
+    pub(super) fn lose_after(&mut self, kept: usize) {
+        for parcel in self.under_way.drain(kept.min(self.under_way.len())..) {
+            if let What::Bytes(bytes) = &parcel.what {
+                self.under_way_bytes -= bytes.len();
+            }
+        }
+    }
+
+    /// Nobody is at this end any more.
+    pub(super) fn end_life(&mut self, life: Life) {
+        self.life = life;
+        self.received = Received::default();
+    }
+
+    /// A reset has come.
+    pub(super) fn reset(&mut self) {
+        self.is_peer_gone = true;
+        self.has_recv_reset = true;
+        self.has_send_reset = true;
+    }
+
+    pub(super) fn wakers(&mut self) -> [Option<Waker>; 2] {
+        [self.reader.take(), self.writer.take()]
     }
 }
 
 impl Network {
     pub(super) fn new() -> Self {
-        Self { next_id: 0, next_port: FIRST_PORT, listeners: BTreeMap::new(), connections: BTreeMap::new() }
+        Self {
+            next_id: 0,
+            next_port: FIRST_PORT,
+            listeners: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            links: Links::new(),
+            has_middlebox: false,
+            closed_flows: Vec::new(),
+        }
     }
 
-    fn new_id(&mut self) -> u64 {
+    pub(super) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
 
-    fn new_port(&mut self) -> u16 {
+    pub(super) fn new_port(&mut self) -> u16 {
         loop {
             let port = self.next_port;
             self.next_port = if port == LAST_PORT { FIRST_PORT } else { port + 1 };
@@ -110,185 +251,230 @@ impl Network {
         }
     }
 
-    fn end(&mut self, id: EndId) -> Option<&mut End> {
+    pub(super) fn add_connection(&mut self, ends: [End; 2]) -> u64 {
+        let connection = self.new_id();
+        let port = ends[1].address.port();
+        self.connections.insert(connection, Connection { ends, port });
+        connection
+    }
+
+    pub(super) fn end(&mut self, id: EndId) -> Option<&mut End> {
         self.connections.get_mut(&id.connection).map(|connection| &mut connection.ends[id.end])
     }
+}
 
-    /// Listens on `address`, which several cores of one node may do.
-    pub(super) fn listen(&mut self, node: usize, mut address: SocketAddr) -> io::Result<(u64, SocketAddr)> {
-        if address.port() == 0 {
-            address.set_port(self.new_port());
-        }
-        let is_taken = self
-            .listeners
-            .values()
-            .any(|listener| listener.node != node && answers(listener.address, address));
-        if is_taken {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!("another simulated node listens on {address}"),
-            ));
-        }
-        let id = self.new_id();
-        let listener = Listener { node, address, waiting: VecDeque::new(), acceptors: Vec::new() };
-        self.listeners.insert(id, listener);
-        Ok((id, address))
+impl Connection {
+    /// From which machine to which one what is sent to an end goes.
+    pub(super) fn pair_to(&self, end: usize) -> (usize, usize) {
+        (self.ends[1 - end].machine, self.ends[end].machine)
     }
 
-    /// The next connection, or None after the waker was left.
-    pub(super) fn accept(&mut self, listener: u64, waker: &Waker) -> Option<(EndId, SocketAddr)> {
-        let of_listener = self.listeners.get_mut(&listener)?;
-        while let Some(connection) = of_listener.waiting.pop_front() {
-            if let Some(both) = self.connections.get(&connection) {
-                return Some((EndId { connection, end: 1 }, both.ends[0].address));
-            }
-        }
-        if !of_listener.acceptors.iter().any(|registered| registered.will_wake(waker)) {
-            of_listener.acceptors.push(waker.clone());
-        }
-        None
-    }
-
-    /// Takes what has come to `end`: at most `max` bytes, more than one piece perhaps, or part of one.
-    fn take(&mut self, id: EndId, max: usize) -> Option<Vec<u8>> {
-        let end = self.end(id)?;
-        let count = max.min(end.arrived.len());
-        Some(end.arrived.drain(..count).collect())
+    pub(super) fn is_over(&self) -> bool {
+        self.ends.iter().all(|end| end.life != Life::Open)
     }
 }
 
-/// Whether a listener on `bound` gets what is meant for `address`.
-fn answers(bound: SocketAddr, address: SocketAddr) -> bool {
-    bound.port() == address.port()
-        && (bound.ip() == address.ip() || bound.ip().is_unspecified() || address.ip().is_unspecified())
+/// Which direction what is sent from an end is.
+fn flow_from(state: &State, id: EndId) -> Option<Flow> {
+    let connection = state.network.connections.get(&id.connection)?;
+    let name = |end: usize| state.machines[connection.ends[end].machine].name.clone();
+    Some(Flow {
+        connection: id.connection,
+        is_from_connector: id.end == 0,
+        from: name(id.end),
+        to: name(1 - id.end),
+        port: connection.port,
+    })
 }
 
-/// Connects to `address`: the near end of the new connection.
-pub(super) fn connect(state: &mut State, address: SocketAddr) -> io::Result<EndId> {
-    let network = &mut state.network;
-    let listeners: Vec<u64> = network
-        .listeners
-        .iter()
-        .filter(|(_, listener)| answers(listener.address, address) && listener.waiting.len() < BACKLOG)
-        .map(|(id, _)| *id)
-        .collect();
-    if listeners.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, format!("nobody listens on {address}")));
-    }
-    let listener = listeners[state.random.index(listeners.len())];
-    let connection = network.new_id();
-    let near = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), network.new_port());
-    let ends = [End::new(near), End::new(address)];
-    network.connections.insert(connection, Connection { ends });
-    let acceptors = match network.listeners.get_mut(&listener) {
-        Some(listener) => {
-            listener.waiting.push_back(connection);
-            std::mem::take(&mut listener.acceptors)
-        }
-        None => Vec::new(),
-    };
-    for waker in acceptors {
-        state.wake(Some(waker));
-    }
-    Ok(EndId { connection, end: 0 })
-}
-
-/// Stops listening; connections that were not accepted end.
-pub(super) fn close_listener(state: &mut State, listener: u64) {
-    let Some(listener) = state.network.listeners.remove(&listener) else { return };
-    for connection in listener.waiting {
-        close(state, EndId { connection, end: 1 });
+/// Nothing more is sent from an end.
+pub(super) fn close_flow(state: &mut State, id: EndId) {
+    let Some(end) = state.network.end(id) else { return };
+    if !std::mem::replace(&mut end.is_flow_closed, true) && state.network.has_middlebox {
+        let flow = flow_from(state, id);
+        state.network.closed_flows.extend(flow);
     }
 }
 
-/// When something that is sent now arrives at `end`.
-fn arrival(state: &mut State, id: EndId) -> u64 {
-    let at_ns = state.now_ns + state.random.between(CHUNK_NS.0, CHUNK_NS.1);
-    let Some(end) = state.network.end(id) else { return at_ns };
-    end.last_arrival_ns = end.last_arrival_ns.max(at_ns);
-    end.last_arrival_ns
+/// When `bytes` that are sent to an end now arrive.
+fn arrival_ns(state: &mut State, to: EndId, bytes: usize) -> u64 {
+    let Some(connection) = state.network.connections.get_mut(&to.connection) else { return state.now_ns };
+    let pair = connection.pair_to(to.end);
+    let at_ns = state.network.links.arrival_ns(pair, bytes, state.now_ns, &mut state.random);
+    let end = &mut connection.ends[to.end];
+    end.earliest_ns = end.earliest_ns.max(at_ns);
+    end.earliest_ns
+}
+
+fn post(state: &mut State, to: EndId, at_ns: u64, what: What) {
+    let Some(end) = state.network.end(to) else { return };
+    end.push(at_ns, what);
+    state.schedule_at(at_ns, Happening::Arrival(to));
+}
+
+/// Sends something that comes after all that is under way.
+fn post_last(state: &mut State, to: EndId, what: What) {
+    let at_ns = arrival_ns(state, to, 0);
+    let last_ns = state.network.end(to).and_then(|end| end.under_way.back()).map_or(0, |last| last.at_ns);
+    post(state, to, at_ns.max(last_ns), what);
+}
+
+/// Sends a reset to an end.
+pub(super) fn post_reset(state: &mut State, to: EndId) {
+    post_last(state, to, What::Reset);
 }
 
 /// Sends the front of `bytes` as far as there is room, and says how much; None after the waker was left.
-pub(super) fn send(state: &mut State, id: EndId, bytes: &[u8], waker: &Waker) -> Option<io::Result<usize>> {
-    let peer = id.peer();
-    let (is_gone, room) = {
-        let is_gone = state.network.end(id).is_none_or(|end| end.is_shut || end.is_peer_gone);
-        let room = state
-            .network
-            .end(peer)
-            .map_or(0, |end| BUFFER_BYTES.saturating_sub(end.arrived.len() + end.under_way));
-        (is_gone, room)
+pub(super) fn send(state: &mut State, id: EndId, bytes: &[u8], waker: &Waker) -> Option<io::Result<Sent>> {
+    let to = id.peer();
+    let Some(connection) = state.network.connections.get_mut(&id.connection) else {
+        return Some(Err(io::ErrorKind::BrokenPipe.into()));
     };
-    if is_gone {
+    let end = &mut connection.ends[id.end];
+    if std::mem::replace(&mut end.has_send_reset, false) {
+        return Some(Err(io::ErrorKind::ConnectionReset.into()));
+    }
+    if end.is_shut || end.is_peer_gone || end.life != Life::Open {
         return Some(Err(io::ErrorKind::BrokenPipe.into()));
     }
+    let room = connection.ends[to.end].room();
     if room == 0 {
-        state.network.end(id)?.writer = Some(waker.clone());
+        connection.ends[id.end].writer = Some(waker.clone());
         return None;
     }
-    let chunk = bytes[..bytes.len().min(room).min(CHUNK_BYTES)].to_vec();
+    let chunk = &bytes[..bytes.len().min(room).min(CHUNK_BYTES)];
     let count = chunk.len();
-    state.network.end(peer)?.under_way += count;
-    let at_ns = arrival(state, peer);
-    state.schedule_at(at_ns, move |state| {
-        let Some(end) = state.network.end(peer) else { return };
-        end.under_way -= chunk.len();
-        if !end.is_closed {
-            end.arrived.extend(chunk);
+    state.trace(hash(chunk) ^ mix(id.connection << 1 | id.end as u64));
+    let at_ns = arrival_ns(state, to, count);
+    let passing = if state.network.has_middlebox { flow_from(state, id) } else { None };
+    let passing = match passing {
+        Some(flow) => Some(Passing { flow, bytes: chunk.to_vec(), at_ns }),
+        None => {
+            post(state, to, at_ns, What::Bytes(chunk.to_vec()));
+            None
         }
-        let reader = end.reader.take();
-        state.wake(reader);
-    });
-    Some(Ok(count))
+    };
+    Some(Ok(Sent { bytes: count, passing }))
 }
 
-/// Receives at most `max` bytes (not zero); none at the end of the stream; None after the waker was left.
-pub(super) fn recv(state: &mut State, id: EndId, max: usize, waker: &Waker) -> Option<Vec<u8>> {
-    let Some(end) = state.network.end(id) else { return Some(Vec::new()) };
-    let there = end.arrived.len().min(max);
+/// Sends what the middlebox has made of what was sent from an end.
+pub(super) fn send_pieces(state: &mut State, id: EndId, base_ns: u64, pieces: Vec<Piece>) {
+    for piece in pieces.into_iter().filter(|piece| !piece.bytes.is_empty()) {
+        let at_ns = base_ns.saturating_add(piece.delay_ns);
+        post(state, id.peer(), at_ns, What::Bytes(piece.bytes));
+    }
+}
+
+/// What is due arrives at an end, unless its link is blocked.
+pub(super) fn arrive(state: &mut State, id: EndId) {
+    let now_ns = state.now_ns;
+    let Some(connection) = state.network.connections.get_mut(&id.connection) else { return };
+    if state.network.links.is_blocked(connection.pair_to(id.end)) {
+        return;
+    }
+    let end = &mut connection.ends[id.end];
+    if end.under_way.front().is_none_or(|parcel| parcel.at_ns > now_ns) {
+        return;
+    }
+    if end.life == Life::Silent {
+        // While the machine is off, its peers try again and again. Then it knows nothing of the connection.
+        if state.machines[end.machine].has_power {
+            end.lose_after(0);
+            post_reset(state, id.peer());
+        }
+        return;
+    }
+    while let Some(parcel) = end.under_way.pop_front_if(|parcel| parcel.at_ns <= now_ns) {
+        match parcel.what {
+            What::Bytes(bytes) => {
+                end.under_way_bytes -= bytes.len();
+                if end.life == Life::Open {
+                    end.received.push(bytes);
+                }
+            }
+            What::End => end.is_peer_gone = true,
+            What::Reset => end.reset(),
+        }
+    }
+    let [reader, writer] = if end.is_peer_gone { end.wakers() } else { [end.reader.take(), None] };
+    state.wake(reader);
+    state.wake(writer);
+}
+
+/// Receives at most as much as `buf` has room for (not zero); none at the end of the stream; None after the waker was
+/// left.
+pub(super) fn recv(
+    state: &mut State,
+    id: EndId,
+    buf: &mut Vec<u8>,
+    waker: &Waker,
+) -> Option<io::Result<usize>> {
+    let Some(connection) = state.network.connections.get_mut(&id.connection) else { return Some(Ok(0)) };
+    let (to, from) = connection.pair_to(id.end);
+    let end = &mut connection.ends[id.end];
+    let there = end.received.len.min(buf.capacity() - buf.len());
     if there == 0 {
-        if end.is_peer_gone || end.is_shut {
-            return Some(Vec::new());
+        if std::mem::replace(&mut end.has_recv_reset, false) {
+            return Some(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if end.is_peer_gone || end.is_shut || end.life != Life::Open {
+            return Some(Ok(0));
         }
         end.reader = Some(waker.clone());
         return None;
     }
     // Part of what is there, now and then: nobody may rely on pieces.
     let count = if state.random.one_in(4) { 1 + state.random.index(there) } else { there };
-    let bytes = state.network.take(id, count)?;
-    let writer = state.network.end(id.peer()).and_then(|peer| peer.writer.take());
+    end.received.take(count, buf);
+    if state.network.links.is_blocked((from, to)) {
+        end.unacknowledged_bytes += count;
+    } else {
+        let writer = connection.ends[id.peer().end].writer.take();
+        state.wake(writer);
+    }
+    Some(Ok(count))
+}
+
+/// The peer of an end learns how much was received there.
+pub(super) fn acknowledge(state: &mut State, id: EndId) {
+    let Some(connection) = state.network.connections.get_mut(&id.connection) else { return };
+    let (to, from) = connection.pair_to(id.end);
+    if state.network.links.is_blocked((from, to)) {
+        return;
+    }
+    connection.ends[id.end].unacknowledged_bytes = 0;
+    let writer = connection.ends[id.peer().end].writer.take();
     state.wake(writer);
-    Some(bytes)
 }
 
 /// Ends the stream in both directions; what has arrived can still be received.
 pub(super) fn shutdown(state: &mut State, id: EndId) {
     let Some(end) = state.network.end(id) else { return };
-    if std::mem::replace(&mut end.is_shut, true) {
+    if end.life != Life::Open || std::mem::replace(&mut end.is_shut, true) {
         return;
     }
-    let (reader, writer) = (end.reader.take(), end.writer.take());
+    let [reader, writer] = end.wakers();
     state.wake(reader);
     state.wake(writer);
-    let peer = id.peer();
-    let at_ns = arrival(state, peer);
-    state.schedule_at(at_ns, move |state| {
-        let Some(end) = state.network.end(peer) else { return };
-        end.is_peer_gone = true;
-        let (reader, writer) = (end.reader.take(), end.writer.take());
-        state.wake(reader);
-        state.wake(writer);
-    });
+    post_last(state, id.peer(), What::End);
+    close_flow(state, id);
 }
 
 /// The end's last handle is gone.
 pub(super) fn close(state: &mut State, id: EndId) {
     shutdown(state, id);
     let Some(end) = state.network.end(id) else { return };
-    end.is_closed = true;
-    end.arrived = VecDeque::new();
-    if state.network.end(id.peer()).is_some_and(|peer| peer.is_closed) {
-        state.network.connections.remove(&id.connection);
+    if end.life == Life::Open {
+        end.end_life(Life::Closed);
+    }
+    remove_if_over(state, id.connection);
+}
+
+/// Removes a connection when nobody is at either end.
+pub(super) fn remove_if_over(state: &mut State, connection: u64) {
+    if state.network.connections.get(&connection).is_some_and(Connection::is_over) {
+        close_flow(state, EndId { connection, end: 0 });
+        close_flow(state, EndId { connection, end: 1 });
+        state.network.connections.remove(&connection);
     }
 }

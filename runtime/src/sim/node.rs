@@ -1,50 +1,56 @@
-//! One simulated machine: what its runtime and its cores know of the world.
+//! One simulated process: what its runtime and its cores know of the world.
 
+use super::clock::SharedClock;
 use super::driver;
-use super::random::Random;
-use super::world::{EPOCH_MS, World};
-use crate::sync::{Arc, Mutex};
+use super::world::World;
+use crate::sync::Arc;
 
 /// A core's way to the world: its I/O backend.
 #[derive(Clone)]
 pub(crate) struct NodePort {
     pub(super) world: Arc<World>,
-    /// The index of the node, and of its disk.
+    /// The number of the machine.
     pub(super) node: usize,
+    /// The number of the process among those of the machine.
+    pub(super) process: u64,
+    /// Which [`super::Sim`] of the thread drives this node.
+    pub(super) sim_id: u64,
 }
 
 /// The runtime's way to the world.
 pub(crate) struct SimNode {
-    pub(super) port: NodePort,
-    random: Mutex<Random>,
-    /// Which [`super::Sim`] of the thread drives this node.
-    sim_id: u64,
+    port: NodePort,
+    clock: Arc<SharedClock>,
 }
 
 impl SimNode {
-    pub(super) fn new(port: NodePort, sim_id: u64, random: Random) -> Self {
-        Self { port, random: Mutex::new(random), sim_id }
+    pub(super) fn new(port: NodePort, clock: Arc<SharedClock>) -> Self {
+        Self { port, clock }
     }
 
     pub(crate) fn now_ns(&self) -> u64 {
-        self.port.world.now_ns()
+        self.clock.boot_ns(self.port.world.now_ns())
     }
 
     pub(crate) fn unix_ms(&self) -> u64 {
-        EPOCH_MS + self.now_ns() / 1_000_000
+        self.clock.unix_ms(self.port.world.now_ns())
     }
 
     pub(crate) fn random_u64(&self) -> u64 {
-        self.random.lock().next()
+        self.port.world.with(|state| {
+            let number = state.machines[self.port.node].random.next();
+            state.trace(number);
+            number
+        })
     }
 
     /// The cores were asked to stop: done at once from outside, or by the driver after the current poll.
     pub(crate) fn stop(&self) {
-        driver::stop_if_idle(self.sim_id);
+        driver::stop_if_idle(self.port.sim_id);
     }
 
     /// Drives the simulation until `is_done`. Must be called on the thread of its Sim.
     pub(crate) fn drive_until(&self, is_done: impl Fn() -> bool) {
-        driver::drive_until(self.sim_id, is_done);
+        driver::drive_until(self.port.sim_id, is_done);
     }
 }

@@ -9,9 +9,7 @@ use std::task::Poll;
 
 use super::net::{self, EndId};
 use super::node::NodePort;
-
-/// Latency of a connect in nanoseconds, from and to.
-const CONNECT_NS: (u64, u64) = (50_000, 300_000);
+use super::{connect, driver};
 
 /// A listening socket.
 pub(crate) struct SimListener {
@@ -23,13 +21,18 @@ pub(crate) struct SimListener {
 
 impl SimListener {
     pub(crate) fn bind(port: &NodePort, address: SocketAddr) -> io::Result<Self> {
-        let (id, local) = port.world.with(|state| state.network.listen(port.node, address))?;
+        let (id, local) = port.world.with(|state| {
+            if !state.machines[port.node].runs(port.process) {
+                return Err(io::ErrorKind::NetworkDown.into());
+            }
+            connect::listen(state, port.node, address)
+        })?;
         Ok(Self { port: port.clone(), id, local, not_moved: PhantomData })
     }
 
     pub(crate) async fn accept(&self) -> io::Result<SimStream> {
         let (end, peer) =
-            poll_fn(|cx| match self.port.world.with(|state| state.network.accept(self.id, cx.waker())) {
+            poll_fn(|cx| match self.port.world.with(|state| connect::accept(state, self.id, cx.waker())) {
                 Some(accepted) => Poll::Ready(accepted),
                 None => Poll::Pending,
             })
@@ -44,7 +47,7 @@ impl SimListener {
 
 impl Drop for SimListener {
     fn drop(&mut self) {
-        self.port.world.with(|state| net::close_listener(state, self.id));
+        self.port.world.with(|state| connect::close_listener(state, self.id));
     }
 }
 
@@ -58,30 +61,19 @@ pub(crate) struct SimStream {
 
 impl SimStream {
     pub(crate) async fn connect(port: &NodePort, address: SocketAddr) -> io::Result<Self> {
-        let latency_ns = port.world.with(|state| state.random.between(CONNECT_NS.0, CONNECT_NS.1));
-        let connecting = port.world.operate(
-            latency_ns,
-            move |state| net::connect(state, address),
-            |state, result| {
-                if let Ok(end) = result {
-                    net::close(state, end);
-                }
-            },
-        );
-        let end = connecting.await?;
+        let end = connect::connect(port, address).await?;
         Ok(Self { port: port.clone(), end, peer: address, not_moved: PhantomData })
     }
 
     pub(crate) async fn recv(&self, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let room = buf.capacity() - buf.len();
-        let bytes =
-            poll_fn(|cx| match self.port.world.with(|state| net::recv(state, self.end, room, cx.waker())) {
-                Some(bytes) => Poll::Ready(bytes),
+        let result = poll_fn(|cx| {
+            match self.port.world.with(|state| net::recv(state, self.end, &mut buf, cx.waker())) {
+                Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
-            })
-            .await;
-        buf.extend_from_slice(&bytes);
-        (Ok(bytes.len()), buf)
+            }
+        })
+        .await;
+        (result, buf)
     }
 
     pub(crate) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
@@ -93,7 +85,10 @@ impl SimStream {
                 }
             })
             .await?;
-            bytes = &bytes[sent..];
+            if let Some(passing) = sent.passing {
+                driver::pass(&self.port, self.end, passing);
+            }
+            bytes = &bytes[sent.bytes..];
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{FlockOperation, OFlags, flock, fstat};
+use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock, fstat};
 
 use super::request::{Open, Read, Sync, Write, c_path, count};
 use super::ring::Ring;
@@ -88,6 +88,11 @@ impl UringFile {
     pub(crate) async fn sync_data(&self) -> io::Result<()> {
         let ring = current_ring("File::sync_data");
         sync(&ring, self.fd.clone(), true).await
+    }
+
+    /// Gives up clean pages, which does not wait.
+    pub(crate) fn forget_cached(&self) -> io::Result<()> {
+        Ok(fadvise(&self.fd, 0, None, Advice::DontNeed)?)
     }
 
     /// Asks for metadata that is in memory already, so it does not wait.

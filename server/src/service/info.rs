@@ -9,7 +9,19 @@ use super::{Commands, arity};
 /// Name, arity as Redis counts it (negative: at least), first key, last key, step; and whether it writes.
 const COMMANDS: &[(&str, i64, i64, i64, i64, bool)] = &[
     ("get", 2, 1, 1, 1, false),
-    ("set", 3, 1, 1, 1, true),
+    ("set", -3, 1, 1, 1, true),
+    ("setnx", 3, 1, 1, 1, true),
+    ("getdel", 2, 1, 1, 1, true),
+    ("getex", -2, 1, 1, 1, true),
+    ("expire", -3, 1, 1, 1, true),
+    ("pexpire", -3, 1, 1, 1, true),
+    ("expireat", -3, 1, 1, 1, true),
+    ("pexpireat", -3, 1, 1, 1, true),
+    ("persist", 2, 1, 1, 1, true),
+    ("ttl", 2, 1, 1, 1, false),
+    ("pttl", 2, 1, 1, 1, false),
+    ("expiretime", 2, 1, 1, 1, false),
+    ("pexpiretime", 2, 1, 1, 1, false),
     ("del", -2, 1, -1, 1, true),
     ("unlink", -2, 1, -1, 1, true),
     ("exists", -2, 1, -1, 1, false),
@@ -107,9 +119,11 @@ impl Commands {
             })
             .collect();
         let replication = format!("role:{}\r\n", self.role());
-        let keys = self.node.keyspace(0).len();
-        let keyspace =
-            if keys == 0 { String::new() } else { format!("db0:keys={keys},expires=0,avg_ttl=0\r\n") };
+        let (keys, expires) = (self.node.keyspace(0).len(), self.node.keyspace(0).len_with_deadline());
+        let keyspace = match keys {
+            0 => String::new(),
+            _ => format!("db0:keys={keys},expires={expires},avg_ttl=0\r\n"),
+        };
         [
             ("Server", server),
             ("Memory", memory),

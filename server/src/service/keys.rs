@@ -1,4 +1,4 @@
-//! Commands on keys.
+//! Commands on keys: reading, deleting, counting, and waiting for what was answered.
 
 use lockgate_engine::{KEY_BYTES_MAX, Slot};
 use lockgate_migrate::{AckPolicy, Dependency};
@@ -9,7 +9,7 @@ use super::{Commands, Session, arity};
 const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 
 /// Checks that all keys may be served together, before any of them has an effect.
-fn check_keys(keys: &[&[u8]]) -> Result<(), String> {
+pub(super) fn check_keys(keys: &[&[u8]]) -> Result<(), String> {
     if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
         return Err(format!("ERR key of {} bytes is too long, the limit is {KEY_BYTES_MAX}", key.len()));
     }
@@ -38,36 +38,17 @@ impl Commands {
         Ok(())
     }
 
-    pub(super) async fn set(
-        &self,
-        session: &mut Session,
-        request: &Request<'_>,
-        reply: &mut Reply,
-    ) -> Result<(), String> {
-        let (key, value) = match request.args() {
-            [_, key, value] => (key, value),
-            [_, _, _, option, ..] => {
-                let option = String::from_utf8_lossy(option).into_owned();
-                return Err(format!("ERR syntax error: SET has no option '{option}' here"));
-            }
-            _ => return Err(arity("SET")),
-        };
-        check_keys(&[key])?;
-        let rests_on = self.in_turn(request, || self.node.keyspace(0).set(key, value)).await?;
-        session.dependencies.push(rests_on);
-        reply.ok();
-        Ok(())
-    }
-
+    /// `DEL|UNLINK key ...`; `name` is the command's, in upper case.
     pub(super) async fn del(
         &self,
+        name: &str,
         session: &mut Session,
         request: &Request<'_>,
         reply: &mut Reply,
     ) -> Result<(), String> {
         let keys = &request.args()[1..];
         if keys.is_empty() {
-            return Err(arity("DEL"));
+            return Err(arity(name));
         }
         check_keys(keys)?;
         let mut deleted = 0;

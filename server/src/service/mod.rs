@@ -1,13 +1,16 @@
 //! Lockgate's commands over the Redis protocol: what a client may ask, executed on a [`Node`].
 //!
 //! One [`Commands`] serves all connections of a core. Operations are done in place; a write to a frozen slot parks its
-//! connection, in order, until the slot has thawed or moved (R10). Replies leave when what they rest on is acknowledged
-//! (R8): [`Service::settle`].
+//! connection, in order, until the slot has thawed or moved (R10), and so does a read of a key that must end there first
+//! (R17). Replies leave when what they rest on is acknowledged (R8): [`Service::settle`].
 
 mod cluster;
+mod expire;
 mod info;
 mod keys;
 mod migrations;
+mod options;
+mod strings;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -133,7 +136,15 @@ impl Service for Commands {
         let outcome = match name {
             "GET" => self.get(session, request, reply).await,
             "SET" => self.set(session, request, reply).await,
-            "DEL" | "UNLINK" => self.del(session, request, reply).await,
+            "SETNX" => self.setnx(session, request, reply).await,
+            "GETDEL" => self.getdel(session, request, reply).await,
+            "GETEX" => self.getex(session, request, reply).await,
+            "EXPIRE" | "PEXPIRE" | "EXPIREAT" | "PEXPIREAT" => {
+                self.expire(name, session, request, reply).await
+            }
+            "TTL" | "PTTL" | "EXPIRETIME" | "PEXPIRETIME" => self.ttl(name, session, request, reply).await,
+            "PERSIST" => self.persist(session, request, reply).await,
+            "DEL" | "UNLINK" => self.del(name, session, request, reply).await,
             "EXISTS" => self.exists(session, request, reply).await,
             "MGET" => self.mget(session, request, reply).await,
             "DBSIZE" => self.dbsize(request, reply),

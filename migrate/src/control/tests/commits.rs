@@ -7,9 +7,10 @@ use super::*;
 fn a_vote_moves_exactly_the_jobs_slots() {
     let mut cluster = Cluster::new();
     let job = cluster.start(1, 2, 10, 19);
+    let clock_ms = cluster.evidence(job).clock_ms;
     let term = cluster.committed(job);
     assert_eq!(term, Term(3));
-    let pending = Pending { job, from: ShardId(1), from_primary: incarnation(1, 1) };
+    let pending = Pending { job, from: ShardId(1), from_primary: incarnation(1, 1), clock_ms };
     for slot in 0..100 {
         let owner = cluster.owner(slot);
         if (10..20).contains(&slot) {

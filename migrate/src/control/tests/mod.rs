@@ -205,6 +205,7 @@ pub(super) fn evidence(map: &ClusterMap, job: JobId) -> Evidence {
         source_epoch: source.epoch,
         target_epoch: target.epoch,
         slots: slots_of(&job.slots).map(slot).collect(),
+        clock_ms: 1_700_000_000_000 + job.id.0,
         synced: target.in_sync.iter().map(|(node, boot)| (*node, *boot)).collect(),
         target_in_sync_version: target.in_sync_version,
     }

@@ -1,0 +1,7 @@
+//! The simulator's command line: see [`lockgate_sim::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockgate_sim::cli::main()
+}

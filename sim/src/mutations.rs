@@ -1,0 +1,190 @@
+//! The known bugs that the code keeps by name, the rule that each breaks, and the scenario in which it shows.
+//!
+//! Each is one condition at the place where its rule sits, behind [`lockgate_runtime::mutation!`]. A test holds this table
+//! against the code.
+
+use crate::plan::{Plan, Scenario};
+use crate::run::{Report, run};
+
+/// Every bug must be caught within so many seeds.
+pub const SEEDS_MAX: u64 = 200;
+
+/// One known bug.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutation {
+    /// Its name in the code.
+    pub name: &'static str,
+    /// The rule or invariant that it breaks.
+    pub rule: &'static str,
+    /// What it does.
+    pub what: &'static str,
+    /// The scenario in which it shows.
+    pub scenario: Scenario,
+}
+
+const fn bug(name: &'static str, rule: &'static str, scenario: Scenario, what: &'static str) -> Mutation {
+    Mutation { name, rule, what, scenario }
+}
+
+/// All of them.
+pub const MUTATIONS: &[Mutation] = &[
+    bug(
+        "failover-keeps-the-term",
+        "R1",
+        Scenario::SourceFailoverAtFinalize,
+        "a failover gives its shard's slots no new term",
+    ),
+    bug(
+        "cursor-off-the-history",
+        "R4",
+        Scenario::DiskFaults,
+        "a follower goes on from its cursor, though the primary's history has no such version",
+    ),
+    bug(
+        "flip-back-on-source-bump",
+        "R1, R16",
+        Scenario::SourceFailoverAtFinalize,
+        "the source's failover takes back slots that a commit gave away",
+    ),
+    bug(
+        "lost-ownership-on-target-bump",
+        "R1, R16",
+        Scenario::TargetFailoverAtFinalize,
+        "the target's failover forgets slots that wait for their release",
+    ),
+    bug(
+        "restarted-primary-serves-at-once",
+        "R2",
+        Scenario::SourceFailoverAtFinalize,
+        "a primary that restarts serves without a new epoch",
+    ),
+    bug(
+        "barrier-without-the-replicas",
+        "R14",
+        Scenario::ManyJobs,
+        "the barrier passes, and the commit is valid, when the target's primary alone has synced",
+    ),
+    bug(
+        "barrier-counts-received-for-synced",
+        "R14",
+        Scenario::ManyJobs,
+        "the barrier passes with what is in memory",
+    ),
+    bug(
+        "barrier-before-the-last-frame",
+        "R14",
+        Scenario::ManyJobs,
+        "the barrier passes with whatever has arrived",
+    ),
+    bug(
+        "unfreeze-on-a-timer",
+        "R15",
+        Scenario::PartitionAtFinalize,
+        "a frozen slot thaws after a while, though a vote is under way",
+    ),
+    bug(
+        "commit-after-cancel",
+        "R15",
+        Scenario::CancelRacesCommit,
+        "a vote moves the slots of a job that was cancelled before",
+    ),
+    bug(
+        "cancel-after-commit",
+        "R15",
+        Scenario::CancelRacesCommit,
+        "a cancel ends a job whose slots have moved",
+    ),
+    bug(
+        "serve-before-the-release",
+        "R16",
+        Scenario::ManyJobs,
+        "the target serves when it has applied the commit",
+    ),
+    bug(
+        "reads-at-the-source-after-commit",
+        "R16",
+        Scenario::ManyJobs,
+        "the source goes on to answer reads when it has applied the commit",
+    ),
+    bug(
+        "early-clean-up",
+        "invariant 8",
+        Scenario::ManyJobs,
+        "the source drops its data before the target serves",
+    ),
+    bug(
+        "acknowledge-before-sync",
+        "R2, R8",
+        Scenario::DiskFaults,
+        "answers that promise a synced write leave when it is written",
+    ),
+    bug(
+        "reads-do-not-wait",
+        "R8",
+        Scenario::DiskFaults,
+        "a read is answered before the write that it saw is acknowledged",
+    ),
+    bug(
+        "retry-after-failed-sync",
+        "R19",
+        Scenario::DiskFaults,
+        "a failed sync is tried again, and its success believed",
+    ),
+    bug(
+        "recovery-believes-the-cache",
+        "R19",
+        Scenario::DiskFaults,
+        "recovery reads what the system has in memory, and not what the disk has",
+    ),
+    bug(
+        "control-log-sent-before-sync",
+        "invariant 9",
+        Scenario::Both,
+        "a voter answers before its log is on the disk",
+    ),
+    bug(
+        "parked-requests-not-woken",
+        "R10",
+        Scenario::ManyJobs,
+        "requests that wait for a frozen slot are not told of its next gate",
+    ),
+    bug(
+        "expiry-on-a-replica",
+        "R17",
+        Scenario::ManyJobs,
+        "followers and importing slots expire by themselves",
+    ),
+    bug(
+        "expired-before-logged",
+        "R17",
+        Scenario::DiskFaults,
+        "a key is said to have expired before its delete is acknowledged",
+    ),
+    bug("frozen-clock-goes-on", "R17", Scenario::ManyJobs, "a frozen slot expires by the running clock"),
+    bug(
+        "tombstone-dropped",
+        "invariant 3",
+        Scenario::ManyJobs,
+        "a delete does not reach who copies the slot",
+    ),
+];
+
+/// Calls `f` with this bug turned on for its thread, if any.
+pub fn with<T>(name: Option<&'static str>, f: impl FnOnce() -> T) -> T {
+    lockgate_runtime::mutations::activate(name);
+    let value = f();
+    lockgate_runtime::mutations::activate(None);
+    value
+}
+
+impl Mutation {
+    /// The first plan in which the bug shows, with its report, among so many seeds.
+    pub fn first_caught(&self, seeds: u64) -> Option<(Plan, Report)> {
+        let plans = (0..seeds).map(|seed| Plan::draw(seed, self.scenario));
+        let mut reports = plans.map(|plan| {
+            let report = with(Some(self.name), || run(&plan));
+            (plan, report)
+        });
+        reports.find(|(_, report)| report.violation.is_some())
+    }
+}
