@@ -132,8 +132,9 @@ impl Jobs {
     }
 
     /// A source says where its job stands.
-    pub fn phase(&mut self, id: JobId, phase: Phase) {
-        let Some(known) = self.known.get_mut(&id).filter(|known| known.phase != phase) else { return };
+    pub fn phase(&mut self, id: JobId, attempt: Attempt, phase: Phase) {
+        let is_news = |known: &&mut Known| known.attempt == attempt && known.phase != phase;
+        let Some(known) = self.known.get_mut(&id).filter(is_news) else { return };
         known.phase = phase;
         match phase {
             Phase::CatchingUp => self.reach(id, Step::CatchingUp),

@@ -137,6 +137,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "recovery reads what the system has in memory, and not what the disk has",
     ),
     bug(
+        "silence-not-noticed",
+        "R11",
+        Scenario::DiskFaults,
+        "a link whose peer has lost its power is taken for an idle one",
+    ),
+    bug(
         "control-log-sent-before-sync",
         "invariant 9",
         Scenario::Both,
@@ -157,10 +163,15 @@ pub const MUTATIONS: &[Mutation] = &[
     bug(
         "expired-before-logged",
         "R17",
-        Scenario::DiskFaults,
+        Scenario::ExpiryAndClocks,
         "a key is said to have expired before its delete is acknowledged",
     ),
-    bug("frozen-clock-goes-on", "R17", Scenario::ManyJobs, "a frozen slot expires by the running clock"),
+    bug(
+        "frozen-clock-goes-on",
+        "R17",
+        Scenario::ExpiryAndClocks,
+        "a frozen slot expires by the running clock",
+    ),
     bug(
         "tombstone-dropped",
         "invariant 3",

@@ -248,12 +248,14 @@ impl View {
 
     /// Asks the sources of jobs that are not decided where they stand.
     fn look_at_jobs(&mut self) {
-        for (job, source) in self.jobs.undecided() {
+        for (id, source) in self.jobs.undecided() {
             let machine = Cluster::machine_of(source);
-            let phase =
-                self.cluster.with_node(machine, |node, _| node.job_progress(job).map(|job| job.phase));
-            if let Some(Some(phase)) = phase {
-                self.jobs.phase(job, phase);
+            // The phase is of the attempt that this machine has applied; others may be ahead of it.
+            let map = self.seen[machine].map.as_ref();
+            let attempt = map.and_then(|map| map.jobs.get(&id)).map(|job| job.attempt);
+            let progress = self.cluster.with_node(machine, |node, _| node.job_progress(id)).flatten();
+            if let (Some(attempt), Some(progress)) = (attempt, progress) {
+                self.jobs.phase(id, attempt, progress.phase);
             }
         }
     }

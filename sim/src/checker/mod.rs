@@ -15,7 +15,7 @@
 //! | `quick` | Direct checks with a name for what was broken, first |
 //! | `steps` | What must be in the order, and what may be |
 //! | `timetable` | When the search must decide what |
-//! | `search`, `seen` | The search for an order, and why it misses none |
+//! | `search`, `agenda`, `seen` | The search for an order, and why it misses none |
 //! | `explain` | A violation in words |
 //! | `minimise` | The few operations of a violation that show it |
 //!
@@ -57,7 +57,8 @@ pub enum Verdict {
     Linearizable,
     /// There is none.
     Violation(Explanation),
-    /// The search reached its limit, or more than 128 operations were outstanding at one time.
+    /// The search reached its limit; or more than 128 operations were outstanding at one time, or more than 65,535 are of
+    /// unknown outcome, and there was no search.
     Undecided {
         /// The configurations that it visited.
         configurations: usize,
@@ -65,9 +66,10 @@ pub enum Verdict {
 }
 
 impl Default for Limits {
-    /// Enough for some thousand operations with ten at a time, at some hundred megabytes in the worst case.
+    /// Enough for some thousand operations with ten at a time: a good history needs a few for each operation, a bad one up
+    /// to some hundred.
     fn default() -> Limits {
-        Limits { configurations_max: 1_000_000 }
+        Limits { configurations_max: 500_000 }
     }
 }
 

@@ -165,7 +165,7 @@ fn invention(facts: &Facts) -> Option<Explanation> {
     })
 }
 
-/// A value that was seen after its deadline, which nobody can have changed.
+/// A value that was seen after its deadline, which nobody can have changed in time.
 fn late_expiry(facts: &Facts) -> Option<Explanation> {
     facts.known().find_map(|(Known { value, writer, .. }, traces)| {
         let not_after_ns = facts.history[writer].expiry()?.not_after_ns;
@@ -173,7 +173,7 @@ fn late_expiry(facts: &Facts) -> Option<Explanation> {
             traces.readers.iter().find(|&&reader| facts.history[reader].invoked_ns > not_after_ns)?;
         let changed = facts.changing.iter().any(|&(invoked_ns, ended_ns, index)| {
             matches!(facts.history[index].call, Call::Expire { .. })
-                && invoked_ns <= facts.ended_ns(reader)
+                && invoked_ns <= not_after_ns
                 && ended_ns >= facts.history[writer].invoked_ns
         });
         let conclusion = format!("#{reader} found {value}, which had to expire before #{reader} was invoked");

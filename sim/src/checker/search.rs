@@ -44,7 +44,7 @@ use super::steps::Step;
 use super::timetable::{Class, Event, Stage, Timetable};
 
 /// Configurations for each stage that are visited newest first; then the agenda is broadened. Histories that have an order
-/// need one to five.
+/// need one to four.
 const DEEP_PER_STAGE: usize = 16;
 
 /// The end of a search.

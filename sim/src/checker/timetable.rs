@@ -32,13 +32,15 @@ pub(super) enum Event {
     Lapse,
 }
 
+/// A moment at which something ends, with what is open until then.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub at_ns: u64,
     pub event: Event,
     /// The must steps that may be put into the order now, the first to end first.
     pub pending: Vec<usize>,
-    /// Those of them that write whatever the register holds, and whose value nothing to come tells apart, one bit each.
+    /// Those of them that write whatever the register holds, one bit each, if nothing to come tells the value apart. Not
+    /// one whose value is gone at once, since it is more of a delete; nor one that a pending step has to come after.
     pub blind: u128,
     /// Index of the may steps' classes.
     pub row: usize,
@@ -81,7 +83,8 @@ pub(super) struct Timetable {
     pub rows: Vec<Row>,
     /// A must step that ended before it began, because what it wrote was seen too early.
     pub impossible: Option<usize>,
-    /// Whether more than `PENDING_MAX` must steps are pending at one time. Then there are no slots, and no search.
+    /// Whether more than `PENDING_MAX` must steps are pending at one time, or there are more than 65,535 may steps. Then
+    /// there is no search.
     pub too_wide: bool,
     slots: Vec<u8>,
     prospects: BTreeMap<u64, Prospect>,
@@ -95,14 +98,16 @@ impl Timetable {
         let impossible = steps.iter().position(|step| step.must && step.until_ns < step.invoked_ns);
         let slots = impossible.map_or_else(|| give_slots(&steps, &mut stages), |_| Some(Vec::new()));
         let prospects = prospects(&steps, &ends);
-        let too_wide = slots.is_none();
+        // More classes than that cannot be numbered, and there are never more than may steps.
+        let may = steps.iter().filter(|step| !step.must).count();
+        let too_wide = slots.is_none() || may > usize::from(u16::MAX);
         let slots = slots.unwrap_or_default();
         let mut table =
             Timetable { steps, stages, rows: vec![Row::default()], impossible, too_wide, slots, prospects };
         if table.impossible.is_none() && !table.too_wide {
             table.find_blind();
+            table.classify(&ends);
         }
-        table.classify(&ends);
         table
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io::IsTerminal;
 
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -24,7 +25,9 @@ pub(crate) fn set_now_ns(now_ns: u64) {
 /// Has everything told on the standard output.
 pub(super) fn tell() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
-    tracing_subscriber::fmt().with_env_filter(filter).event_format(Line).with_writer(std::io::stdout).init();
+    let ansi = std::io::stdout().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).event_format(Line);
+    lines.with_writer(std::io::stdout).init();
 }
 
 /// One line: milliseconds, machine, level, words.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lockgate_engine::Slot;
 use lockgate_migrate::control::ClusterMap;
 use lockgate_runtime::sync::Arc;
 
@@ -25,7 +26,7 @@ impl Oracle for Rising {
     fn map(&mut self, change: &MapChange, view: &View) -> Result<(), String> {
         let (name, after) = (view.name(change.machine), &change.after);
         if let Some(before) = &change.before {
-            rises(before, after).map_err(|what| format!("{name}: {what}"))?;
+            rises(before, after, &view.hot).map_err(|what| format!("{name}: {what}"))?;
         }
         if let Some(known) = self.by_index.get(&after.applied) {
             if **known != **after {
@@ -38,10 +39,10 @@ impl Oracle for Rising {
             .map_err(|invalid| format!("{name}: the map at {} is invalid: {invalid}", after.applied))?;
         // Neighbours in the order of the log, whichever machine has shown them first.
         if let Some((_, before)) = self.by_index.range(..after.applied).next_back() {
-            rises(before, after)?;
+            rises(before, after, &view.hot)?;
         }
         if let Some((_, later)) = self.by_index.range(after.applied..).next() {
-            rises(after, later)?;
+            rises(after, later, &view.hot)?;
         }
         self.by_index.insert(after.applied, Arc::clone(after));
         if self.by_index.len() > MAPS_KEPT {
@@ -51,7 +52,7 @@ impl Oracle for Rising {
     }
 }
 
-fn rises(before: &ClusterMap, after: &ClusterMap) -> Result<(), String> {
+fn rises(before: &ClusterMap, after: &ClusterMap, slots: &[Slot]) -> Result<(), String> {
     let at = |what: String| format!("{what} between index {} and {}", before.applied, after.applied);
     if after.applied < before.applied || after.counter < before.counter {
         return Err(at(format!("the counter went from {} to {}", before.counter, after.counter)));
@@ -62,7 +63,7 @@ fn rises(before: &ClusterMap, after: &ClusterMap) -> Result<(), String> {
             return Err(at(format!("shard {id} went from epoch {} to {}", shard.epoch, later.epoch)));
         }
     }
-    for slot in lockgate_engine::Slot::all() {
+    for &slot in slots {
         let (old, new) = (before.owner(slot), after.owner(slot));
         if new.version < old.version || new.term < old.term {
             let what = format!("slot {slot} went from version {} to {}", old.version, new.version);

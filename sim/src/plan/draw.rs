@@ -12,7 +12,7 @@ const FAULTS_MS: (u64, u64) = (1_500, 4_000);
 pub(super) fn draw(seed: u64, scenario: Scenario) -> Plan {
     let mut random = Random::new(seed, "shape");
     let shape = draw_shape(&mut random, scenario);
-    let load = draw_load(&mut Random::new(seed, "load"));
+    let load = draw_load(&mut Random::new(seed, "load"), scenario);
     let faults_ms = random.between(FAULTS_MS.0, FAULTS_MS.1);
     let jobs = draw_jobs(&mut Random::new(seed, "jobs"), scenario, &shape, faults_ms);
     let mut faults =
@@ -29,7 +29,7 @@ fn draw_shape(random: &mut Random, scenario: Scenario) -> Shape {
     };
     let voters = if shards * members >= 5 && random.one_in(3) { 5 } else { 3.min(shards * members) };
     let synced = match scenario {
-        Scenario::DiskFaults => true,
+        Scenario::DiskFaults | Scenario::ExpiryAndClocks => true,
         _ => random.one_in(2),
     };
     Shape {
@@ -44,8 +44,8 @@ fn draw_shape(random: &mut Random, scenario: Scenario) -> Shape {
     }
 }
 
-fn draw_load(random: &mut Random) -> Load {
-    let weights = Weights {
+fn draw_load(random: &mut Random, scenario: Scenario) -> Load {
+    let mut weights = Weights {
         get: random.between(2, 10),
         set: random.between(2, 10),
         delete: random.between(0, 4),
@@ -54,9 +54,13 @@ fn draw_load(random: &mut Random) -> Load {
         set_expiring: random.weighted(&[(2, 0), (1, 2)]),
         expire: random.weighted(&[(2, 0), (1, 1)]),
     };
+    let expires = scenario == Scenario::ExpiryAndClocks;
+    if expires {
+        weights = Weights { get: 10, set_expiring: 8, expire: 4, ..weights };
+    }
     Load {
         clients: random.between(2, 6) as usize,
-        keys: random.between(3, 24) as usize,
+        keys: if expires { 8 } else { random.between(3, 24) as usize },
         think_us_max: random.pick(&[2_000, 10_000, 40_000]),
         patience_ms: random.pick(&[300, 2_000, 8_000]),
         value_bytes_max: random.pick(&[24, 200, 5_000]),
@@ -109,7 +113,8 @@ impl Faults<'_> {
             }
             Scenario::CoordinatorCrashAtEveryStep => {
                 let step = Step::ALL[(seed % Step::ALL.len() as u64) as usize];
-                let who = if seed / Step::ALL.len() as u64 % 2 == 0 { Who::Source } else { Who::Leader };
+                let who =
+                    if (seed / Step::ALL.len() as u64).is_multiple_of(2) { Who::Source } else { Who::Leader };
                 for nth in 0..4 {
                     let when = self.at_step(step, nth);
                     let what = self.stop(who);
@@ -128,6 +133,13 @@ impl Faults<'_> {
             Scenario::CancelRacesCommit => self.at_finalize(|_| What::CancelJobs),
             Scenario::DiskFaults => self.disks(),
             Scenario::ManyJobs => self.some(0, 3, Self::any),
+            Scenario::ExpiryAndClocks => {
+                self.at_finalize(Self::cut);
+                for _ in 0..self.random.between(1, 3) {
+                    self.clock_set_back_and_power();
+                }
+                self.some(0, 2, Self::clock);
+            }
             Scenario::Membership => {
                 self.some(3, 8, |this| {
                     let who = this.random.pick(&[Who::SourceReplica, Who::TargetReplica]);
@@ -259,6 +271,16 @@ impl Faults<'_> {
         self.add(When::AtMs(at_ms), What::FailSync(who), (100, 600));
         let after_ms = at_ms + self.random.between(5, 400);
         self.add(When::AtMs(after_ms), What::PowerCut { who, torn: false }, (10, 400));
+    }
+
+    /// What a machine said of expired keys while its disk was slow must still be so when it comes back in the past.
+    fn clock_set_back_and_power(&mut self) {
+        let who = Who::Machine(self.random.index(self.shape.machines()));
+        let at_ms = self.random.between(0, self.faults_ms / 2);
+        self.add(When::AtMs(at_ms), What::SlowDisk(who), (900, 900));
+        let back_ms = at_ms + self.random.between(300, 800);
+        self.add(When::AtMs(back_ms), What::JumpWallClock { who, ms: -60_000 }, (1, 1));
+        self.add(When::AtMs(back_ms + 1), What::PowerCut { who, torn: false }, (10, 200));
     }
 
     fn blackout(&mut self, when: When) {

@@ -28,11 +28,13 @@ pub enum Scenario {
     ManyJobs,
     /// Replicas leave the in-sync sets and come back while jobs run.
     Membership,
+    /// Keys with deadlines, clocks that jump, long freezes, and power cuts after clocks were set back.
+    ExpiryAndClocks,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 12] = [
         Scenario::Swarm,
         Scenario::SourceFailoverAtFinalize,
         Scenario::TargetFailoverAtFinalize,
@@ -44,6 +46,7 @@ impl Scenario {
         Scenario::DiskFaults,
         Scenario::ManyJobs,
         Scenario::Membership,
+        Scenario::ExpiryAndClocks,
     ];
 
     /// Its name on the command line.
@@ -60,6 +63,7 @@ impl Scenario {
             Scenario::DiskFaults => "disk-faults",
             Scenario::ManyJobs => "many-jobs",
             Scenario::Membership => "membership",
+            Scenario::ExpiryAndClocks => "expiry-and-clocks",
         }
     }
 }

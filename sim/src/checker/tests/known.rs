@@ -227,6 +227,22 @@ fn good_deadlines() {
             ],
         ),
         (
+            "a later deadline, in the nanosecond of the write",
+            vec![
+                by(1, 5, 6).set_until(1, window(10, 12)),
+                by(2, 4, 5).expire(window(20, 30), true),
+                by(3, 25, 26).get(1),
+            ],
+        ),
+        (
+            "a later deadline, in the last nanosecond of the one before",
+            vec![
+                by(1, 5, 6).set_until(1, window(10, 12)),
+                by(2, 12, 13).expire(window(20, 30), true),
+                by(3, 25, 26).get(1),
+            ],
+        ),
+        (
             "a deadline in the past deletes",
             vec![
                 by(1, 10, 11).set(1),
@@ -280,7 +296,7 @@ fn good_covered_writes() {
             vec![
                 by(1, 0, 10).set(1),
                 unknown(2, 0).delete(true),
-                by(3, 0, 10).set_when(Condition::IfAbsent, 5, true),
+                by(3, 0, 8).set_when(Condition::IfAbsent, 5, true),
                 by(4, 11, 12).get(5),
             ],
         ),
@@ -292,6 +308,16 @@ fn good_covered_writes() {
                 by(1, 2, 3).expire(window(20, 21), true),
                 by(3, 10, 11).swap(1, 7, false),
                 by(3, 30, 31).get_nothing(),
+            ],
+        ),
+        (
+            "a write is covered if the other waits, while one of unknown outcome stands in for it",
+            vec![
+                by(1, 0, 10).set(9),
+                unknown(2, 0).set(8),
+                by(3, 0, 4).set_when(Condition::IfAbsent, 7, false),
+                by(4, 5, 20).set(1),
+                by(3, 25, 26).get(9),
             ],
         ),
         (
@@ -375,6 +401,15 @@ fn reads_that_go_back() {
                     by(2, 3, 4).get(2),
                     by(3, 5, 6).get(1),
                     by(2, 7, 8).get(2),
+                ],
+            ),
+            (
+                "a new deadline hides no write",
+                vec![
+                    by(1, 0, 2).set(1),
+                    by(2, 3, 9).set(2),
+                    by(3, 4, 5).expire(window(50, 60), true),
+                    by(4, 12, 13).get(1),
                 ],
             ),
             (
@@ -542,6 +577,15 @@ fn replies_that_no_order_explains() {
             (
                 "a client's next write, in the same nanosecond, came before its read",
                 vec![by(1, 0, 5).get(3), by(1, 5, 9).set(2), by(2, 4, 5).set(3), by(3, 10, 11).get(3)],
+            ),
+            (
+                "a write whose deadline is over came before one only if present, or after it",
+                vec![
+                    by(1, 0, 1).set(1),
+                    by(2, 10, 20).set_until(2, window(0, 1)),
+                    by(3, 10, 20).set_when(Condition::IfPresent, 3, true),
+                    by(4, 25, 26).get(3),
+                ],
             ),
             (
                 "one unknown write for two deletes",

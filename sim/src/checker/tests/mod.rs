@@ -7,8 +7,8 @@ mod agreement;
 mod brute;
 mod known;
 mod large;
+mod minimised;
 mod reports;
-mod shorten;
 mod simulated;
 
 use super::search::{Found, search};
