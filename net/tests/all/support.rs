@@ -44,7 +44,7 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never came: {what}"));
+    timeout(PATIENCE / 2, wait).await.unwrap_or_else(|_| panic!("never came: {what}"));
 }
 
 pub async fn listener() -> (TcpListener, SocketAddr) {

@@ -275,17 +275,22 @@ impl Feed {
     async fn pump(&self, sender: &LinkSender) -> LinkError {
         loop {
             let changed = self.changed.listen();
+            let mut sent = Ok(false);
+            if let Some(parts) = self.next_ranges() {
+                sent = sender.send(KIND_RANGES, parts).await.map(|()| true);
+            }
+            // It is the look for ranges that finds slots which have ended.
             self.refuse_ended();
-            let sent = if let Some(refusals) = self.next_refusals() {
-                sender.send(KIND_REFUSED, vec![Box::new(message::encode_refused(&refusals))]).await
-            } else if let Some(parts) = self.next_ranges() {
-                sender.send(KIND_RANGES, parts).await
-            } else {
-                self.wait(changed).await;
-                continue;
-            };
-            if let Err(error) = sent {
-                return error;
+            if sent.is_ok()
+                && let Some(refusals) = self.next_refusals()
+            {
+                let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_refused(&refusals))];
+                sent = sender.send(KIND_REFUSED, parts).await.map(|()| true);
+            }
+            match sent {
+                Ok(true) => {}
+                Ok(false) => self.wait(changed).await,
+                Err(error) => return error,
             }
         }
     }
