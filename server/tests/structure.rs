@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates from the lowest layer up: folder, and the name that code imports it by.
-const LAYERS: [(&str, &str); 5] = [
+const LAYERS: [(&str, &str); 6] = [
     ("runtime", "lockgate_runtime"),
     ("engine", "lockgate_engine"),
     ("net", "lockgate_net"),
     ("migrate", "lockgate_migrate"),
     ("server", "lockgate"),
+    ("sim", "lockgate_sim"),
 ];
 
 /// Inside a crate, from the lowest module up: a module may name only those before it.

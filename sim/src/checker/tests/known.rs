@@ -2,7 +2,6 @@
 
 use super::super::{Call, Condition, Kind, Limits, Operation, Reply, Verdict, check};
 use super::{brute, by, is_linearizable_by_search, refused, unknown, window};
-
 type Known = (&'static str, Vec<Operation>);
 
 fn judge(name: &str, history: &[Operation], expected: Option<Kind>) {
