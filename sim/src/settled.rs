@@ -1,7 +1,7 @@
 //! Whether a cluster is at rest and whole: what healing must lead to.
 
 use lockgate_engine::Gate;
-use lockgate_migrate::control::ClusterMap;
+use lockgate_migrate::control::{ClusterMap, ShardId};
 
 use crate::cluster::Cluster;
 use crate::watch::{View, serves};
@@ -72,7 +72,8 @@ fn replicas(view: &View, map: &ClusterMap) -> Option<String> {
             let machine = Cluster::machine_of(node);
             let boot = map.nodes.get(&node).map(|info| info.incarnation.boot);
             if !view.cluster.is_lost(machine) && shard.in_sync.get(&node).copied() != boot {
-                return Some(format!("{} is not in sync with shard {id}", view.name(machine)));
+                let behind = behind(view, map, *id, machine);
+                return Some(format!("{} is not in sync with shard {id}{behind}", view.name(machine)));
             }
         }
     }
@@ -90,4 +91,21 @@ fn replicas(view: &View, map: &ClusterMap) -> Option<String> {
         }
     }
     None
+}
+
+/// How far a replica is behind its primary, in words: the first slot in which they differ.
+fn behind(view: &View, map: &ClusterMap, shard: ShardId, replica: usize) -> String {
+    let primary = Cluster::machine_of(map.shards[&shard].primary.node);
+    for &slot in view.hot.iter().filter(|&&slot| map.owner(slot).shard == Some(shard)) {
+        let status = |machine| view.cluster.with_node(machine, |node, _| node.engine().slot_status(slot));
+        if let (Some(held), Some(led)) = (status(replica), status(primary))
+            && (held.version, held.generation) != (led.version, led.generation)
+        {
+            return format!(
+                ": it has slot {slot} as {} up to {} in generation {}, and its primary as {} up to {} in {}",
+                held.gate, held.version, held.generation, led.gate, led.version, led.generation
+            );
+        }
+    }
+    String::new()
 }

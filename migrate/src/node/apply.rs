@@ -9,7 +9,7 @@ use lockgate_engine::{Gate, Generation, Slot, SlotError, SlotStatus};
 use lockgate_runtime::mutation;
 use lockgate_runtime::sync::{Arc, Mutex};
 
-use super::desired::{Desired, View};
+use super::desired::{Desired, Role, View};
 use super::driver::Driver;
 use super::messages::ControlMessage;
 use super::receivers::Receivers;
@@ -103,6 +103,9 @@ impl Driver {
         let members = shard.map(|shard| shard.in_sync.clone()).unwrap_or_default();
         self.shared.acks.set_members(members.into_iter().filter(|(node, _)| *node != self.me.node).collect());
 
+        if let Role::Replica(shard) = Role::of(&self.map, &self.me) {
+            self.receivers.stay_linked(self.map.shards[&shard].primary.node);
+        }
         for (node, job) in self.target.map_changed(&self.map, mine) {
             self.tell(node, ControlMessage::ReleaseAsk { job });
         }

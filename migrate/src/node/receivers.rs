@@ -78,6 +78,12 @@ impl Receivers {
         }
     }
 
+    /// Keeps a stream to this node open, also while there is no slot to follow: a replica of a shard that has none must be
+    /// in sync with it before the first one comes.
+    pub fn stay_linked(&mut self, primary: NodeId) {
+        self.source(primary);
+    }
+
     /// Follows `slot` no longer.
     pub fn unwant(&mut self, slot: Slot) {
         self.retries.remove(&slot);
