@@ -101,7 +101,9 @@ fn failing_disk(control: &Control) -> DiskFaults {
         write_fails_one_in: one_in * sometimes(),
         slow_one_in: 10,
         slow_ns: (1_000_000, 30_000_000),
-        capacity_bytes: (random_u64() % 4 == 0).then(|| control.disk_bytes("a") + random_u64() % 2_000_000),
+        capacity_bytes: random_u64()
+            .is_multiple_of(4)
+            .then(|| control.disk_bytes("a") + random_u64() % 2_000_000),
         ..DiskFaults::default()
     }
 }

@@ -183,6 +183,8 @@ impl Parts {
                 Verdict::Linearizable => {}
                 Verdict::Undecided { .. } => self.counters.borrow_mut().add("histories_undecided", 1),
                 Verdict::Violation(explanation) => {
+                    // The few operations that show it, told by name where that can be.
+                    let explanation = checker::minimise(&history, Limits::default()).unwrap_or(explanation);
                     let (name, slot) = (String::from_utf8_lossy(&key.name).into_owned(), key.slot);
                     return Err((explanation.kind.as_str(), format!("{name} (slot {slot}): {explanation}")));
                 }

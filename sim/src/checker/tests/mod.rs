@@ -6,6 +6,7 @@
 mod agreement;
 mod brute;
 mod known;
+mod known_bad;
 mod large;
 mod minimised;
 mod reports;
