@@ -226,10 +226,7 @@ fn carry_out(state: &mut State, node: usize, under_way: UnderWay) {
 
 fn call_of_names(disk: &mut Disk, call: &DiskCall) -> Answer {
     match call {
-        DiskCall::CreateDir(path) => {
-            let forgotten = disk.tree.create_dir(path);
-            done(disk.collect_all(forgotten))
-        }
+        DiskCall::CreateDir(path) => done(disk.tree.create_dir(path)),
         DiskCall::Rename(from, to) => {
             let replaced = disk.tree.rename(from, to);
             done(disk.collect_all(replaced))

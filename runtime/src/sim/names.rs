@@ -162,8 +162,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Creates a directory. Returns the files that lost a durable name by that.
-    pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<Vec<u64>> {
+    /// Creates a directory.
+    pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         let place = self.place(path)?.ok_or(io::ErrorKind::AlreadyExists)?;
         if self.child(place.directory, place.name).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -173,7 +173,7 @@ impl Tree {
         self.directories.insert(self.next_directory, Directory::default());
         let entry = Some(Entry::Directory(self.next_directory));
         self.change(vec![Set { directory, name, entry }], &mut Vec::new());
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Renames a file or a directory. Returns the file that was replaced.
