@@ -44,9 +44,12 @@ impl Engine {
         let mut held = self.slot(slot).lock();
         let is_new = held.check_opening(generation)?;
         let gate = held.check_action(action)?;
-        let garbage = if is_new { begin_generation(&mut held, generation, frames)?.0 } else { None };
-        let wakes = held.set_gate(gate);
-        finish(held, wakes, garbage);
+        let mut ended = Ended::default();
+        if is_new {
+            begin_generation(&mut held, generation, frames, &mut ended)?;
+        }
+        ended.wakes.add(held.set_gate(gate));
+        finish(held, ended);
         Ok(())
     }
 
@@ -64,17 +67,17 @@ impl Engine {
         term: Term,
         clock_floor_ms: u64,
     ) -> Result<(), SlotError> {
-        let frames =
+        let mut frames =
             Frames::reserve(self.home_log(slot)).map_err(|source| SlotError::Log { slot, source })?;
         let mut held = self.slot(slot).lock();
         let is_new = held.check_opening(generation)?;
         let gate = held.check_action(Action::Own)?;
-        let (mut garbage, mut frames) = (None, frames);
+        let mut ended = Ended::default();
         if is_new {
             if held.gate() != Gate::Absent {
                 return Err(SlotError::NotOpen { slot, have: held.generation(), wanted: generation });
             }
-            (garbage, frames) = begin_generation(&mut held, generation, frames)?;
+            frames = begin_generation(&mut held, generation, frames, &mut ended)?;
         }
         held.check_term(term)?;
         if held.begins_term(term) {
@@ -86,8 +89,8 @@ impl Engine {
             held.begin_term(range);
         }
         held.raise_clock(clock_floor_ms);
-        let wakes = held.set_gate(gate);
-        finish(held, wakes, garbage);
+        ended.wakes.add(held.set_gate(gate));
+        finish(held, ended);
         Ok(())
     }
 
@@ -134,7 +137,7 @@ impl Engine {
             slot,
         )?;
         let (garbage, wakes) = held.end_generation(generation);
-        finish(held, wakes, Some(garbage));
+        finish(held, Ended { wakes, garbage: Some(garbage) });
         Ok(())
     }
 
@@ -152,16 +155,23 @@ impl Engine {
         held.clock_ms(|| self.unix_ms());
         let wakes = held.set_gate(gate);
         let seen = see(&mut held);
-        finish(held, wakes, None);
+        finish(held, Ended { wakes, garbage: None });
         Ok(seen)
     }
 }
 
+/// What a change leaves to be done once the slot's lock is released.
+#[derive(Default)]
+struct Ended {
+    wakes: Wakes,
+    garbage: Option<Store>,
+}
+
 /// Releases the lock, then wakes, then frees.
-fn finish(held: MutexGuard<'_, SlotState>, wakes: Wakes, garbage: Option<Store>) {
+fn finish(held: MutexGuard<'_, SlotState>, ended: Ended) {
     drop(held);
-    wakes.wake();
-    drop(garbage);
+    ended.wakes.wake();
+    drop(ended.garbage);
 }
 
 /// Ends the generation that is open, if any, and begins the next.
@@ -169,19 +179,21 @@ fn begin_generation<'a>(
     held: &mut SlotState,
     generation: Generation,
     mut frames: Frames<'a>,
-) -> Result<(Option<Store>, Frames<'a>), SlotError> {
+    ended: &mut Ended,
+) -> Result<Frames<'a>, SlotError> {
     let slot = held.slot();
-    let mut garbage = None;
     if held.is_open() {
         let old = held.generation();
         frames = frames
             .log(|log, reservation| held.log_change(FRAME_DROP, old, NO_RANGE, log, reservation), slot)?;
-        garbage = Some(held.end_generation(old).0);
+        let (garbage, wakes) = held.end_generation(old);
+        ended.garbage = Some(garbage);
+        ended.wakes.add(wakes);
     }
     frames = frames
         .log(|log, reservation| held.log_change(FRAME_OPEN, generation, NO_RANGE, log, reservation), slot)?;
     held.begin_generation(generation);
-    Ok((garbage, frames))
+    Ok(frames)
 }
 
 /// Room in the log for the few small frames that one change may need, reserved before the slot's lock is taken.

@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::pin::pin;
+use std::task::{Context, Waker};
+
 use common::{
     FIRST, assert_same, clustered, copy_slot, drain, import, key, own, slot_of, standalone, version,
 };
@@ -246,4 +249,31 @@ fn a_dropped_slot_ends_its_subscription_and_pins_stay_readable() {
     assert_eq!(&range.bytes[..], bytes);
     drop((range, second));
     assert_eq!(source.stats().memory_used_bytes, source.stats().segment_bytes);
+}
+
+#[test]
+fn a_slot_that_starts_anew_wakes_who_follows_it_and_who_follows_others_on_that_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = clustered(folder.path(), 1);
+    let (anew, other) = (slot_of("x"), slot_of("y"));
+    import(&source, anew, FIRST);
+    own(&source, other, FIRST, 1);
+    let stream = source.stream();
+    for slot in [anew, other] {
+        stream.subscribe(slot, FIRST, version(0, 0)).unwrap();
+    }
+    assert!(stream.next_range(50_000).is_none());
+
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting = pin!(stream.ready());
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    import(&source, anew, FIRST.next_minor());
+    assert!(waiting.as_mut().poll(&mut context).is_ready(), "the end of what is followed is news");
+    assert!(stream.next_range(50_000).is_none());
+    assert_eq!(stream.take_ended(), [anew]);
+
+    let mut waiting = pin!(stream.ready());
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    let _ = source.keyspace(0).set(&key("y", 0), b"more").unwrap();
+    assert!(waiting.as_mut().poll(&mut context).is_ready(), "a wake-up that was lost once is lost for all");
 }
