@@ -34,7 +34,7 @@ use super::source::{Errand, SourceJobs};
 use super::target::TargetJobs;
 use crate::control::{
     Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore,
-    RaftMessage, ShardId, decode_entry, decode_message, encode_message,
+    RaftMessage, ShardId, decode_entry, decode_message, encode_message, slots_of,
 };
 use crate::job::SlotFinal;
 
@@ -262,9 +262,12 @@ impl Driver {
             return;
         };
         let primary = self.map.shards[&job.target].primary;
+        if result.is_ok() {
+            self.receivers.pledge(id, attempt, slots_of(&job.slots));
+        }
         let result = result.map_err(|fault| match fault {
             FinalsFault::Mismatch { slot, why } => {
-                self.receivers.restart(slot);
+                self.receivers.restart(slot, lockgate_runtime::now_ns());
                 why
             }
             FinalsFault::Other(why) => why,

@@ -96,29 +96,29 @@ async fn take_messages(shared: &Shared, mut receiver: LinkReceiver, from: NodeId
 }
 
 async fn feed(shared: &Arc<Shared>, sender: LinkSender, receiver: LinkReceiver, peer: Hello) {
-    let who = (NodeId(peer.node), peer.boot);
-    *shared.feeds.lock().entry(who).or_default() += 1;
-    let observer = Feeds { shared: Arc::clone(shared) };
+    let (node, boot) = (NodeId(peer.node), peer.boot);
+    let link = {
+        let mut feeds = shared.feeds.lock();
+        // Under the lock, here and below: a stream that begins now must not lose what it is about to be told.
+        shared.acks.disconnected(node, boot);
+        feeds.begin(node, boot)
+    };
+    let observer = FeedWatch { shared: Arc::clone(shared), link };
     let ended = Feeder::new(shared.engine.clone(), Rc::new(observer)).run(sender, receiver).await;
-    tracing::info!(peer = who.0.0, ?ended, "stream to follower ended");
+    tracing::info!(peer = node.0, ?ended, "stream to follower ended");
     let mut feeds = shared.feeds.lock();
-    let left = feeds.get_mut(&who).map_or(0, |open| {
-        *open -= 1;
-        *open
-    });
-    if left == 0 {
-        feeds.remove(&who);
-        // Under the lock: a stream that begins now must not lose what it is about to be told.
-        shared.acks.disconnected(who.0, who.1);
+    if feeds.end(node, boot, link) {
+        shared.acks.disconnected(node, boot);
     }
 }
 
 /// What feeders tell this node, and what they ask it.
-struct Feeds {
+struct FeedWatch {
     shared: Arc<Shared>,
+    link: u64,
 }
 
-impl FeedObserver for Feeds {
+impl FeedObserver for FeedWatch {
     fn acknowledged(
         &self,
         peer: &Hello,
@@ -131,8 +131,13 @@ impl FeedObserver for Feeds {
         if !self.shared.engine.slot_status(slot).generation.same_major(generation) {
             return;
         }
-        self.shared.acks.acknowledged(NodeId(peer.node), peer.boot, slot, received, synced);
-        self.shared.acks.wake();
+        let (node, boot) = (NodeId(peer.node), peer.boot);
+        let feeds = self.shared.feeds.lock();
+        if feeds.is_newest(node, boot, self.link) {
+            self.shared.acks.acknowledged(node, boot, slot, received, synced);
+            drop(feeds);
+            self.shared.acks.wake();
+        }
     }
 
     fn closed(&self, _peer: &Hello) {}

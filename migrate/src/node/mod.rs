@@ -19,6 +19,7 @@ mod keyspace;
 mod links;
 mod messages;
 mod peers;
+mod pledges;
 mod proposals;
 mod receivers;
 mod replicas;

@@ -14,8 +14,9 @@ use lockgate_runtime::TaskHandle;
 use lockgate_runtime::sync::Arc;
 
 use super::peers::{CONNECT_TIMEOUT, RECONNECT_PAUSE, hello};
+use super::pledges::Pledges;
 use super::shared::Shared;
-use crate::control::NodeId;
+use crate::control::{Attempt, JobId, NodeId};
 use crate::replica::AckPolicy;
 
 /// A source whose map is behind does not have the slot yet: ask again after this time.
@@ -52,6 +53,7 @@ pub(crate) struct Receivers {
     wants: BTreeMap<Slot, Want>,
     refusals: Rc<RefCell<Vec<Refusal>>>,
     retries: BTreeMap<Slot, u64>,
+    pledges: Pledges,
 }
 
 impl Receivers {
@@ -62,6 +64,7 @@ impl Receivers {
             wants: BTreeMap::new(),
             refusals: Rc::default(),
             retries: BTreeMap::new(),
+            pledges: Pledges::default(),
         }
     }
 
@@ -111,7 +114,7 @@ impl Receivers {
                 }
                 WhyRefused::Diverged | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
                     tracing::info!(%slot, source = from.0, %why, "slot starts anew");
-                    self.restart(slot);
+                    self.restart(slot, now_ns);
                 }
             }
         }
@@ -125,14 +128,26 @@ impl Receivers {
         }
     }
 
-    /// Drops what this node has of a followed slot and copies it anew, in a generation of its own (R14).
-    pub fn restart(&mut self, slot: Slot) {
+    /// What these slots hold must stay as long as a vote may rest on it.
+    pub fn pledge(&mut self, job: JobId, attempt: Attempt, slots: impl IntoIterator<Item = Slot>) {
+        self.pledges.pledge(job, attempt, slots);
+    }
+
+    /// Drops what this node has of a followed slot and copies it anew, in a generation of its own (R14). What was pledged
+    /// waits for its source to get there.
+    pub fn restart(&mut self, slot: Slot, now_ns: u64) {
         let Some(want) = self.wants.get(&slot).copied() else { return };
+        let map = self.shared.map.load();
+        let state = |id| map.as_ref()?.jobs.get(&id).map(|job| (&job.state, job.attempt));
+        if self.pledges.holds(slot, state) {
+            self.retries.insert(slot, now_ns + RETRY_NS);
+            return;
+        }
         match self.reopen(slot, want) {
             Ok(generation) => self.want(want.from, slot, generation, want.source_generation),
             Err(error) => {
                 tracing::error!(%slot, %error, "slot cannot start anew");
-                self.retries.insert(slot, lockgate_runtime::now_ns() + RETRY_NS);
+                self.retries.insert(slot, now_ns + RETRY_NS);
             }
         }
     }

@@ -69,7 +69,7 @@ impl Replicas {
 
     fn view(&mut self, shared: &Shared, map: &ClusterMap, id: ShardId, node: NodeId) -> Option<ReplicaView> {
         let boot = map.nodes.get(&node)?.incarnation.boot;
-        let connected = shared.feeds.lock().contains_key(&(node, boot));
+        let connected = shared.feeds.lock().is_open(node, boot);
         let in_sync = map.shards[&id].in_sync.get(&node) == Some(&boot);
         let mut caught_up = false;
         let (known, received) = (self.goals.get_mut(&node), shared.acks.received_by(node, boot));

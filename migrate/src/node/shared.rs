@@ -19,7 +19,7 @@ use super::NodeConfig;
 use super::messages::ControlMessage;
 use crate::control::{Attempt, ClusterMap, EntryBody, Incarnation, JobId, NodeId, Outcome};
 use crate::job::Phase;
-use crate::replica::ReplicaAcks;
+use crate::replica::{Feeds, ReplicaAcks};
 
 /// Messages that wait for the driver before links stop reading.
 pub(crate) const INBOX_MESSAGES_MAX: usize = 1_024;
@@ -89,8 +89,8 @@ pub(crate) struct Shared {
     pub inbox: mpsc::Sender<Input>,
     /// The driver's end of the inbox, until a driver takes it: there is never a second one.
     pub driver_inbox: Mutex<Option<mpsc::Receiver<Input>>>,
-    /// Followers with streams open here, and how many: a new one may begin before an old one has ended.
-    pub feeds: Mutex<BTreeMap<(NodeId, u64), usize>>,
+    /// Followers with streams open here.
+    pub feeds: Mutex<Feeds>,
     /// Asks the node to stop.
     pub stop: Stop,
     /// The driver has stopped.

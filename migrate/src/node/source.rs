@@ -317,7 +317,7 @@ impl SourceJob {
 
     /// How far the target is, from its acknowledgements.
     fn progress(&mut self, shared: &Shared, now_ns: u64) -> Progress {
-        let open = shared.feeds.lock().contains_key(&(self.target, self.target_boot));
+        let open = shared.feeds.lock().is_open(self.target, self.target_boot);
         let received = shared.acks.received_by(self.target, self.target_boot);
         let Some(received) = received.filter(|_| open) else { return Progress::default() };
         while self.copied_upto < self.slots.len()
