@@ -107,8 +107,8 @@ pub enum SlotError {
         /// What was wanted of it.
         action: crate::gate::Action,
     },
-    /// Ownership with a term below what the slot has seen.
-    #[error("slot {slot}: term {wanted} is below the slot's term {have}")]
+    /// Ownership with a term below what the slot has seen, or with one whose writes were taken back here.
+    #[error("slot {slot}: term {wanted} is too low: the slot's term is {have}")]
     TermTooLow {
         /// The slot.
         slot: Slot,
@@ -116,6 +116,24 @@ pub enum SlotError {
         have: Term,
         /// The one that the call named.
         wanted: Term,
+    },
+    /// What the slot would have to be truncated to is not all here any more.
+    #[error("slot {slot}: it cannot go back to {wanted}, below its floor {floor}: start the slot anew")]
+    BelowFloor {
+        /// The slot.
+        slot: Slot,
+        /// The highest tombstone that was discarded.
+        floor: Version,
+        /// What was wanted.
+        wanted: Version,
+    },
+    /// The engine's memory bound is reached.
+    #[error("slot {slot}: {source}")]
+    OutOfMemory {
+        /// The slot.
+        slot: Slot,
+        /// How much is in use.
+        source: OutOfMemory,
     },
     /// The log takes nothing now. `Behind` passes, failure does not.
     #[error("slot {slot}: {source}")]
@@ -125,6 +143,13 @@ pub enum SlotError {
         /// What the log said.
         source: LogError,
     },
+}
+
+impl SlotError {
+    /// Whether the same call may succeed a little later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, SlotError::Log { source: LogError::Behind { .. }, .. })
+    }
 }
 
 /// Why a range of another node's records was not taken. Nothing was changed.
@@ -258,7 +283,7 @@ pub enum SubscribeError {
     },
     /// The receiver has writes that are not in this slot's history.
     #[error(
-        "slot {slot}: the cursor {cursor} is not on its history, which ends at {version}: start the slot anew"
+        "slot {slot}: the cursor {cursor} is not on its history, which ends at {version}: truncate the slot to {common}"
     )]
     Diverged {
         /// The slot.
@@ -267,6 +292,8 @@ pub enum SubscribeError {
         cursor: Version,
         /// The slot's last version.
         version: Version,
+        /// The last version of this slot's history that the receiver may have, too: what it has above that is not here.
+        common: Version,
     },
     /// What the receiver would have to be told about deletions is not here any more.
     #[error("slot {slot}: the cursor {cursor} is below the floor {floor}: start the slot anew")]

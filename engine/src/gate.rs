@@ -26,6 +26,8 @@ pub enum Action {
     HandOff,
     /// End the generation and free its data.
     Drop,
+    /// Lose its last writes.
+    Truncate,
 }
 
 impl fmt::Display for Action {
@@ -39,6 +41,7 @@ impl fmt::Display for Action {
             Action::Thaw => "thaw",
             Action::HandOff => "be handed off",
             Action::Drop => "be dropped",
+            Action::Truncate => "be truncated",
         })
     }
 }
@@ -55,6 +58,7 @@ pub(crate) const fn after(action: Action, from: Gate) -> Option<Gate> {
         (Action::Thaw, Frozen | Owned) => Some(Owned),
         (Action::HandOff, Owned | Frozen | HandedOff) => Some(HandedOff),
         (Action::Drop, Absent | Importing | Follower | HandedOff) => Some(Absent),
+        (Action::Truncate, Importing | Follower) => Some(from),
         _ => None,
     }
 }

@@ -73,11 +73,11 @@ pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
 pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
 pub use segment::PinnedRange;
-pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM};
+pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE};
 pub use stats::{CoreStats, EngineStats};
 pub use stream::{SlotStream, StreamRange};
 pub use types::{
     Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,
-    SlotStatus, Term, VALUE_BYTES_MAX, Version,
+    SlotStatus, Term, Truncated, VALUE_BYTES_MAX, Version,
 };
 pub use value::{Read, Receipt, Update, Value};

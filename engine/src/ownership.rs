@@ -1,7 +1,7 @@
-//! What the layer above does with slots: opening, owning, freezing, handing off, dropping.
+//! What the layer above does with slots: opening, owning, freezing, handing off, truncating, dropping.
 //!
 //! Invariants: every change names the generation that it is about, and goes through the table in `gate.rs`; what must
-//! outlive a restart (generations and terms) is logged before it takes effect; gates themselves are not logged, because
+//! outlive a restart (generations, terms and truncations) is logged before it takes effect; gates themselves are not logged, because
 //! after a restart nothing is served until the layer above says so. All of it is synchronous, from any thread; the slot's
 //! [`position`](crate::SlotStatus::position) tells what to wait for.
 
@@ -12,9 +12,9 @@ use crate::engine::Engine;
 use crate::error::SlotError;
 use crate::gate::Action;
 use crate::log::{Log, LogError, Reservation};
-use crate::slot::{FRAME_DROP, FRAME_OPEN, FRAME_TERM, SlotState, Wakes};
+use crate::slot::{FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, SlotState, Wakes};
 use crate::store::Store;
-use crate::types::{FrozenAt, Gate, Generation, RangeHeader, Slot, SlotStatus, Term};
+use crate::types::{FrozenAt, Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Truncated, Version};
 
 const NO_RANGE: RangeHeader = RangeHeader { term: Term(0), base: 0 };
 
@@ -139,6 +139,32 @@ impl Engine {
         let (garbage, wakes) = held.end_generation(generation);
         finish(held, Ended { wakes, garbage: Some(garbage) });
         Ok(())
+    }
+
+    /// Takes every write above `to` back, durably, in a slot that follows or imports: its data, digest, counts, deadlines and
+    /// history are as if those had never come, and what they superseded is live again. Streams that have read them here end,
+    /// as with the generation.
+    ///
+    /// `to` need not be a version that the slot has: what is left ends at the last one up to it. Costs time by all records
+    /// that were ever written to the slot, under its lock.
+    pub fn truncate(&self, slot: Slot, generation: Generation, to: Version) -> Result<Truncated, SlotError> {
+        let frames =
+            Frames::reserve(self.home_log(slot)).map_err(|source| SlotError::Log { slot, source })?;
+        let mut held = self.slot(slot).lock();
+        held.check_generation(generation)?;
+        held.check_action(Action::Truncate)?;
+        let Some(cut) = held.cut(to)? else {
+            return Ok(Truncated { version: held.version(), dropped_records: 0 });
+        };
+        let (version, dropped_records) = (cut.version, cut.dropped_records);
+        let end = RangeHeader { term: version.term, base: version.counter };
+        frames.log(
+            |log, reservation| held.log_change(FRAME_TRUNCATE, generation, end, log, reservation),
+            slot,
+        )?;
+        let (garbage, wakes) = held.take_back(cut);
+        finish(held, Ended { wakes, garbage });
+        Ok(Truncated { version, dropped_records })
     }
 
     fn change_gate<T>(

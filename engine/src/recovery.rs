@@ -18,13 +18,13 @@ use thiserror::Error;
 use crate::apply::verify_range;
 use crate::arena::OutOfMemory;
 use crate::builder::{CORES_MAX, core_log_name};
-use crate::error::{ApplyError, OpenError};
+use crate::error::{ApplyError, OpenError, SlotError};
 use crate::log::files::parse_file_name;
 use crate::log::format::FRAME_HEADER_BYTES;
 use crate::log::{self, FrameHeader, FrameKind, RecoveredEnd, VisitError};
 use crate::meta::Directory;
-use crate::slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM, SlotState};
-use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term};
+use crate::slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, SlotState};
+use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
 
 /// What the recovery of one log found.
 pub(crate) type Recovered = RecoveredEnd;
@@ -44,7 +44,11 @@ enum ReplayError {
     #[error(
         "slot {slot}: a term frame of term {term} and base {base} after version {version} and term {have}"
     )]
-    BadTerm { slot: Slot, term: Term, base: u64, version: crate::Version, have: Term },
+    BadTerm { slot: Slot, term: Term, base: u64, version: Version, have: Term },
+    #[error("slot {slot}: a truncation to version {to}, which the slot does not have; it ends at {version}")]
+    BadTruncation { slot: Slot, to: Version, version: Version },
+    #[error(transparent)]
+    Truncation(SlotError),
     #[error("slot {slot}: a frame of kind {kind} carries {bytes} bytes")]
     NotEmpty { slot: Slot, kind: u8, bytes: usize },
     #[error(
@@ -156,7 +160,7 @@ fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Re
     if frame.kind != FRAME_DATA && !payload.is_empty() {
         return Err(ReplayError::NotEmpty { slot, kind: frame.kind.0, bytes: payload.len() });
     }
-    if !matches!(frame.kind, FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM) {
+    if !matches!(frame.kind, FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM | FRAME_TRUNCATE) {
         let FrameKind(kind) = frame.kind;
         return Err(ReplayError::UnknownKind(kind));
     }
@@ -177,6 +181,7 @@ fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Re
     match frame.kind {
         FRAME_DATA => replay_data(held, range, payload),
         FRAME_TERM => replay_term(held, range),
+        FRAME_TRUNCATE => replay_truncation(held, Version::new(range.term, range.base)),
         _ => Ok(()),
     }
 }
@@ -198,6 +203,22 @@ fn replay_term(held: &mut SlotState, range: RangeHeader) -> Result<(), ReplayErr
         return Err(ReplayError::BadTerm { slot, term, base, version: have.version, have: have.term });
     }
     held.begin_term(range);
+    Ok(())
+}
+
+fn replay_truncation(held: &mut SlotState, to: Version) -> Result<(), ReplayError> {
+    let (slot, version) = (held.slot(), held.version());
+    let cut = held.cut(to).map_err(|error| match error {
+        SlotError::OutOfMemory { slot, source } => ReplayError::OutOfMemory { slot, source },
+        other => ReplayError::Truncation(other),
+    })?;
+    // It names the very write that was the last one then.
+    if cut.as_ref().map_or(version, |cut| cut.version) != to {
+        return Err(ReplayError::BadTruncation { slot, to, version });
+    }
+    if let Some(cut) = cut {
+        let _nobody_waits_yet = held.take_back(cut);
+    }
     Ok(())
 }
 

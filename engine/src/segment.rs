@@ -17,8 +17,11 @@
 //!    appended. So the two never overlap.
 //! 4. A segment is freed when the last `Arc` goes. `shrink` gives back only bytes behind `published`, and only when the
 //!    writer has moved on for good.
-//! 5. A [`RecordOffset`] is made only by [`Chain::append`] and resolved only by the chain that made it, while that chain
-//!    still holds its segments. A slot keeps its index and its chain in one `Store`, which is replaced as a whole.
+//! 5. A [`RecordOffset`] is made only for a published record's first byte, by the chain that holds its segment, and is
+//!    resolved only by that chain. A chain never lets go of a segment; a slot keeps its index and its chain in one
+//!    `Store`, which is replaced as a whole.
+//! 6. Two chains may share segments ([`Chain::up_to`]). Then only the newer one is written from there on: the older one is
+//!    dropped, or the newer one is.
 
 use std::ops::{Deref, Range};
 use std::slice;
@@ -95,6 +98,21 @@ impl Segment {
     /// The version of a record of this segment.
     pub(crate) fn version_of(&self, record: &Record<'_>) -> Version {
         Version::new(self.range.term, self.range.base + u64::from(record.delta))
+    }
+
+    /// Where the records up to `to` end. The last one's version goes to `last`, if there is one.
+    fn end_of(&self, to: Version, last: &mut Version) -> usize {
+        let (mut at, published) = (0, self.published());
+        while at < published {
+            let record = self.record_at(at);
+            let version = self.version_of(&record);
+            if version > to {
+                break;
+            }
+            *last = version;
+            at += record.encoded_bytes();
+        }
+        at
     }
 
     fn room(&self) -> usize {
@@ -258,6 +276,45 @@ impl Chain {
         Ok((RecordOffset(link.segment.block.offset()).after(at), filled))
     }
 
+    /// The records up to `to`, as a chain of its own, with the last one's version. Segments are shared; one that ends above
+    /// `to` is copied as far as it counts. If the new chain is written this one must not be any more (rule 6).
+    pub(crate) fn up_to(&self, to: Version) -> Result<(Chain, Version), OutOfMemory> {
+        let mut chain = Chain::new(self.arena.clone());
+        let mut last = Version::ZERO;
+        for Link { first, segment } in &self.links {
+            let end = segment.end_of(to, &mut last);
+            if end == 0 {
+                break;
+            }
+            let segment = if end == segment.published() { segment.clone() } else { self.copy(segment, end)? };
+            if chain.last_range() != Some(segment.range) {
+                chain.ranges.push((segment.range, chain.links.len()));
+            }
+            chain.segment_bytes += segment.block.bytes() as u64;
+            chain.links.push(Link { first: *first, segment });
+        }
+        Ok((chain, last))
+    }
+
+    fn copy(&self, of: &Segment, end: usize) -> Result<Arc<Segment>, OutOfMemory> {
+        let block = self.arena.allocate(end)?;
+        // SAFETY: rules 2 and 3: the block is new, so nobody else knows these bytes, and it is at least so long.
+        let out = unsafe { slice::from_raw_parts_mut(block.start().as_ptr(), end) };
+        out.copy_from_slice(of.bytes(0..end));
+        Ok(Arc::new(Segment { block, range: of.range, published: AtomicU32::new(end as u32) }))
+    }
+
+    /// Each record of one of the segments, with its place.
+    pub(crate) fn places_in(&self, link: usize) -> Vec<RecordOffset> {
+        let segment = &self.links[link].segment;
+        self.places(RecordOffset(segment.block.offset()), segment.published())
+    }
+
+    /// How many records the segments hold.
+    pub(crate) fn records(&self) -> u64 {
+        (0..self.links.len()).map(|link| self.places_in(link).len() as u64).sum()
+    }
+
     /// The record at an offset that this chain gave out.
     pub(crate) fn record_at(&self, offset: RecordOffset) -> Record<'_> {
         let start = self.arena.address(offset.0).as_ptr();
@@ -268,7 +325,7 @@ impl Chain {
         parsed(unsafe { slice::from_raw_parts(start, bytes) })
     }
 
-    /// Each record of the last append of `bytes`, which `first` was the result of, with its place.
+    /// Each record of published `bytes`, the first of which is at `first`, with its place.
     pub(crate) fn places(&self, first: RecordOffset, bytes: usize) -> Vec<RecordOffset> {
         let mut places = Vec::with_capacity(bytes / 64);
         let mut at = 0;
@@ -277,7 +334,7 @@ impl Chain {
             places.push(place);
             at += self.record_at(place).encoded_bytes();
         }
-        assert_eq!(at, bytes, "an append holds whole records");
+        assert_eq!(at, bytes, "what is published is whole records");
         places
     }
 

@@ -1,7 +1,9 @@
 //! One slot: all that its lock guards.
 //!
 //! Invariants, asserted where they could break:
-//! - counters strictly increase and the term never goes back within a generation, and generations never go back;
+//! - counters strictly increase, except that a truncation takes the last writes back; the term never goes back within a
+//!   generation, and generations never go back;
+//! - no two writes have the same version: a term whose writes were taken back is not owned again;
 //! - a generation that ended is never opened again;
 //! - a slot without a gate holds nothing: its digest is zero;
 //! - every change of the data is one log frame with the very same bytes, appended under the lock, so that the log has a
@@ -33,6 +35,9 @@ pub const FRAME_DROP: FrameKind = FrameKind(3);
 /// A frame that begins a term of ownership.
 pub const FRAME_TERM: FrameKind = FrameKind(4);
 
+/// A frame that ends a slot's history at an earlier write: all behind it is gone.
+pub const FRAME_TRUNCATE: FrameKind = FrameKind(5);
+
 /// What one slot's lock guards.
 pub(crate) struct SlotState {
     pub(crate) store: Store,
@@ -50,6 +55,10 @@ pub(crate) struct SlotState {
     /// The highest tombstone that was discarded. Nothing discards any yet.
     floor: Version,
     history: History,
+    /// How often writes were taken back, so that streams notice.
+    truncations: u64,
+    /// The highest term whose writes were taken back.
+    truncated_term: Option<Term>,
     /// The log's end of the last write or change.
     position: LogPosition,
     streams: Vec<Arc<DirtySlots>>,
@@ -90,6 +99,14 @@ impl Wakes {
     }
 }
 
+/// What a slot is without its last writes.
+pub(crate) struct Cut {
+    /// `None`: all records stay.
+    store: Option<Store>,
+    pub(crate) version: Version,
+    pub(crate) dropped_records: u64,
+}
+
 /// The part of a verified range that a slot does not have yet.
 pub(crate) struct Fresh<'a> {
     pub(crate) records: &'a [u8],
@@ -115,6 +132,8 @@ impl SlotState {
             version: Version::ZERO,
             floor: Version::ZERO,
             history: History::default(),
+            truncations: 0,
+            truncated_term: None,
             position: LogPosition::default(),
             streams: Vec::new(),
             gate_event: None,
@@ -149,6 +168,21 @@ impl SlotState {
 
     pub(crate) fn on_history(&self, cursor: Version) -> bool {
         self.history.contains(cursor, self.version) || mutation!("cursor-off-the-history")
+    }
+
+    /// How often writes were taken back here.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.truncations
+    }
+
+    /// Whether all that a stream has read up to `after` is still here.
+    pub(crate) fn still_has(&self, after: Version) -> bool {
+        self.history.contains(after, self.version)
+    }
+
+    /// The greatest version here that a receiver at `cursor` may have, too.
+    pub(crate) fn common(&self, cursor: Version) -> Version {
+        self.history.common(cursor, self.version)
     }
 
     pub(crate) fn status(&self) -> SlotStatus {
@@ -297,6 +331,8 @@ impl SlotState {
     /// Takes fresh records in, for which room was reserved: from another node, or from the log.
     pub(crate) fn take_in(&mut self, range: RangeHeader, fresh: &Fresh<'_>) -> Wakes {
         assert!(fresh.first > self.version.counter && range.term >= self.version.term, "versions increase");
+        // A term that began here and wrote nothing must not be taken for the end of the one that goes on.
+        self.history.truncate(self.version);
         if range.term > self.version.term {
             self.history.begin(range.term, range.base + 1, self.version);
         }
@@ -312,6 +348,42 @@ impl SlotState {
         wakes.gate_event = self.gate_event.clone();
         self.schedule(&mut wakes);
         wakes
+    }
+
+    /// What is left when every write above `to` is taken back. `None`: there is none, and no term began there.
+    pub(crate) fn cut(&self, to: Version) -> Result<Option<Cut>, SlotError> {
+        let slot = self.slot;
+        if to < self.floor {
+            return Err(SlotError::BelowFloor { slot, floor: self.floor, wanted: to });
+        }
+        if to >= self.version {
+            let cut = Cut { store: None, version: self.version, dropped_records: 0 };
+            return Ok(self.history.goes_beyond(self.version).then_some(cut));
+        }
+        let (store, version) =
+            self.store.up_to(to).map_err(|source| SlotError::OutOfMemory { slot, source })?;
+        let dropped_records = self.store.chain().records() - store.chain().records();
+        Ok(Some(Cut { store: Some(store), version, dropped_records }))
+    }
+
+    /// Takes writes back. What they were is given to the caller, to be dropped without the lock.
+    pub(crate) fn take_back(&mut self, cut: Cut) -> (Option<Store>, Wakes) {
+        assert!(cut.version <= self.version, "a truncation brings nothing");
+        if cut.version < self.version {
+            self.truncations += 1;
+            self.truncated_term = self.truncated_term.max(Some(self.version.term));
+        }
+        let garbage = cut.store.map(|store| std::mem::replace(&mut self.store, store));
+        self.version = cut.version;
+        self.history.truncate(cut.version);
+        self.base = match self.store.chain().last_range() {
+            Some(range) if range.term == self.term => range.base,
+            _ => self.version.counter,
+        };
+        // Whoever follows looks again, and finds out whether what it has read is still here.
+        let mut wakes = self.marked();
+        wakes.gate_event = self.gate_event.clone();
+        (garbage, wakes)
     }
 
     // Ownership.
@@ -335,7 +407,7 @@ impl SlotState {
     }
 
     pub(crate) fn check_term(&self, wanted: Term) -> Result<(), SlotError> {
-        if wanted < self.term {
+        if wanted < self.term || self.truncated_term.is_some_and(|taken_back| wanted <= taken_back) {
             return Err(SlotError::TermTooLow { slot: self.slot, have: self.term, wanted });
         }
         Ok(())
@@ -379,6 +451,7 @@ impl SlotState {
         self.generation = generation;
         self.ended = generation;
         self.history = History::default();
+        self.truncated_term = None;
         (self.term, self.base, self.version, self.floor) = (Term(0), 0, Version::ZERO, Version::ZERO);
         assert_eq!((self.store.digest(), self.store.keys()), (0, 0), "a dropped slot holds nothing");
         wakes.gate_event = self.set_gate(Gate::Absent).gate_event;

@@ -14,7 +14,7 @@ use crate::index::{Index, KeyHasher};
 use crate::log::LogPosition;
 use crate::record::{self, Kind, NewRecord, Record};
 use crate::segment::{Chain, PinnedRange, RecordOffset};
-use crate::types::RangeHeader;
+use crate::types::{RangeHeader, Version};
 
 /// Live keys of one keyspace.
 #[derive(Clone, Copy, Default)]
@@ -54,6 +54,23 @@ impl Store {
     pub(crate) fn take(&mut self) -> Store {
         let empty = Store::new(self.chain.arena().clone(), self.hasher.clone());
         std::mem::replace(self, empty)
+    }
+
+    /// What it would hold if no record above `to` had ever come, and the last record's version.
+    ///
+    /// What a dropped record superseded is live again, so every record that stays has its effect once more: this costs time
+    /// by all the records that were ever written here, and the memory of a second index and of at most one segment. If the
+    /// result is used this store must be dropped, and the other way round: they share segments.
+    pub(crate) fn up_to(&self, to: Version) -> Result<(Store, Version), OutOfMemory> {
+        let (chain, last) = self.chain.up_to(to)?;
+        let mut store = Store::new(chain.arena().clone(), self.hasher.clone());
+        store.chain = chain;
+        for link in 0..store.chain.links().len() {
+            for place in store.chain.places_in(link) {
+                store.take_in(place);
+            }
+        }
+        Ok((store, last))
     }
 
     /// The segments.

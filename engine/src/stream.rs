@@ -4,7 +4,7 @@
 //! whatever happens to the slot. Within a slot ranges come in the order of their versions; slots take turns.
 //!
 //! Invariants: a range holds whole records of one segment, so of one term and base; a cursor only moves forward; a
-//! subscription ends when its slot's generation does. Lock order: stream, then slot; a slot's lock is never held while a
+//! subscription ends when its slot's generation does, and when a truncation takes back what it has read. Lock order: stream, then slot; a slot's lock is never held while a
 //! stream's is taken.
 
 use std::collections::BTreeMap;
@@ -54,6 +54,8 @@ struct Cursor {
     /// The generation here.
     generation: Generation,
     after: Version,
+    /// The slot's truncations when this was last found to be on its history.
+    truncations: u64,
     /// Where the next record is, if known: segment of the chain, and byte in it.
     place: Option<(usize, usize)>,
 }
@@ -89,15 +91,17 @@ impl SlotStream {
             return Err(SubscribeError::NotHere { slot, gate: held.gate(), have, wanted: generation });
         }
         if !held.on_history(cursor) {
-            return Err(SubscribeError::Diverged { slot, cursor, version: held.version() });
+            let (version, common) = (held.version(), held.common(cursor));
+            return Err(SubscribeError::Diverged { slot, cursor, version, common });
         }
         if cursor != Version::ZERO && cursor < held.floor() {
             return Err(SubscribeError::BelowFloor { slot, cursor, floor: held.floor() });
         }
         held.add_stream(&self.dirty);
         let news = held.version() > cursor && self.dirty.mark(slot);
+        let truncations = held.truncations();
         drop(held);
-        state.cursors.insert(slot, Cursor { generation: have, after: cursor, place: None });
+        state.cursors.insert(slot, Cursor { generation: have, after: cursor, truncations, place: None });
         drop(state);
         if news {
             self.dirty.wake();
@@ -135,7 +139,8 @@ impl SlotStream {
         None
     }
 
-    /// Slots that are followed no more because their generation ended here, since the last call.
+    /// Slots that are followed no more since the last call, because their generation ended here, or because writes that
+    /// were read already were taken back.
     pub fn take_ended(&self) -> Vec<Slot> {
         std::mem::take(&mut self.state.lock().ended)
     }
@@ -177,11 +182,18 @@ impl SlotStream {
         })
     }
 
-    /// What is behind a cursor now. `Err`: the generation has ended.
+    /// What is behind a cursor now. `Err`: the subscription is over.
     fn look(&self, slot: Slot, cursor: &mut Cursor) -> Result<Option<Seen>, Ended> {
-        let held = self.engine.slot(slot).lock();
+        let mut held = self.engine.slot(slot).lock();
         if held.generation() != cursor.generation || !held.is_open() {
             return Err(Ended);
+        }
+        if held.truncations() != cursor.truncations {
+            if !held.still_has(cursor.after) {
+                held.remove_stream(&self.dirty);
+                return Err(Ended);
+            }
+            (cursor.truncations, cursor.place) = (held.truncations(), None);
         }
         if held.version() <= cursor.after {
             return Ok(None);
@@ -198,7 +210,7 @@ impl SlotStream {
     }
 }
 
-/// The slot's generation is not the subscription's any more.
+/// The slot's generation is not the subscription's any more, or what was read of it is not there any more.
 struct Ended;
 
 impl Drop for SlotStream {

@@ -205,7 +205,7 @@ pub struct RangeHeader {
 pub struct SlotStatus {
     /// What may be done with it.
     pub gate: Gate,
-    /// The highest term that it was owned under here or has data of.
+    /// The highest term that it was owned under here, or has or had data of.
     pub term: Term,
     /// The generation of its data; the last one when it is absent.
     pub generation: Generation,
@@ -231,6 +231,15 @@ pub struct FrozenAt {
     /// The slot's clock, which stands still as long as the slot is frozen: milliseconds since 1970. The next owner's clock
     /// begins at this or later.
     pub clock_ms: u64,
+}
+
+/// What is left of a slot that was truncated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// The slot's last version now.
+    pub version: Version,
+    /// How many records are gone.
+    pub dropped_records: u64,
 }
 
 /// What applying a range led to.

@@ -37,6 +37,7 @@ fn act(engine: &Engine, slot: Slot, action: Action) -> Result<(), SlotError> {
         Action::Thaw => engine.thaw(slot, FIRST),
         Action::HandOff => engine.hand_off(slot, FIRST),
         Action::Drop => engine.drop_slot(slot, FIRST),
+        Action::Truncate => engine.truncate(slot, FIRST, version(0, 0)).map(drop),
     }
 }
 
@@ -47,7 +48,7 @@ fn every_action_at_every_gate() {
     let engine = clustered(folder.path(), 2);
     let mut slots = Slot::all();
     // In the order of GATES: the gate that follows; none where it is refused.
-    let table: [(Action, [Option<Gate>; 6]); 8] = [
+    let table: [(Action, [Option<Gate>; 6]); 9] = [
         (Action::Import, [Some(Importing), Some(Importing), Some(Importing), None, None, Some(Importing)]),
         (
             Action::OpenAsFollower,
@@ -62,6 +63,7 @@ fn every_action_at_every_gate() {
         (Action::Thaw, [None, None, None, Some(Owned), Some(Owned), None]),
         (Action::HandOff, [None, None, None, Some(HandedOff), Some(HandedOff), Some(HandedOff)]),
         (Action::Drop, [Some(Absent), Some(Absent), Some(Absent), None, None, Some(Absent)]),
+        (Action::Truncate, [None, Some(Importing), Some(Follower), None, None, None]),
     ];
     for (action, expected) in table {
         for (gate, expected) in GATES.into_iter().zip(expected) {
@@ -72,7 +74,8 @@ fn every_action_at_every_gate() {
             let result = act(&engine, slot, action);
             assert_eq!(result.is_ok(), expected.is_some(), "{action:?} at {gate:?}: {result:?}");
             assert_eq!(engine.slot_status(slot).gate, expected.unwrap_or(gate));
-            assert_eq!(changed.is_notified(), expected.is_some());
+            // Nothing was written, so nothing is taken back.
+            assert_eq!(changed.is_notified(), expected.is_some() && action != Action::Truncate);
             match result {
                 Err(SlotError::WrongGate { have, action: of, .. }) => assert_eq!((have, of), (gate, action)),
                 Err(SlotError::NotOpen { .. }) => assert_eq!(gate, Absent),
