@@ -112,7 +112,7 @@ impl Receivers {
                 WhyRefused::NotHere => {
                     self.retries.insert(slot, now_ns + RETRY_NS);
                 }
-                WhyRefused::Diverged | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
+                WhyRefused::Diverged { .. } | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
                     tracing::info!(%slot, source = from.0, %why, "slot starts anew");
                     self.restart(slot, now_ns);
                 }
@@ -198,6 +198,11 @@ struct News {
 impl FollowObserver for News {
     fn refused(&self, slot: Slot, generation: Generation, why: &WhyRefused) {
         self.refusals.borrow_mut().push((self.node, slot, generation, why.clone()));
+    }
+
+    fn truncated(&self, slot: Slot, generation: Generation, records: u64) {
+        let source = self.node.0;
+        tracing::info!(%slot, %generation, source, records, "writes that the source never had are taken back");
     }
 
     fn disconnected(&self, _why: &LinkError) {}

@@ -1,5 +1,6 @@
 //! The crate's tests over sockets: each runs on real cores and in the simulation.
 
+mod divergence;
 mod links;
 mod resp;
 mod streams;

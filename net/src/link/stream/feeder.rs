@@ -200,7 +200,7 @@ impl Feed {
                 tracing::debug!(%error, peer = self.peer.node, "a slot is not fed");
                 match error {
                     SubscribeError::NotHere { .. } => WhyRefused::NotHere,
-                    SubscribeError::Diverged { .. } => WhyRefused::Diverged,
+                    SubscribeError::Diverged { common, .. } => WhyRefused::Diverged { common },
                     SubscribeError::BelowFloor { .. } => WhyRefused::BelowFloor,
                 }
             })

@@ -3,7 +3,10 @@
 //! Invariants:
 //! - A range is applied only if it belongs to the slot's current subscription. Every follow begins a new subscription
 //!   with the cursor that the engine has then, so no range that was skipped can be missed.
-//! - A slot whose range could not be applied is not wanted any more: later ranges would leave a gap.
+//! - A slot whose range could not be applied gets no later ranges of that subscription: they would leave a gap. If what is
+//!   here does not fit what the source has, the slot is subscribed anew from the cursor that it has now; a source that
+//!   does not know that cursor says what both may have in common, and what lies above is taken back here. Each round of
+//!   this takes something back or brings something, or it is one of a few. Otherwise the slot is not wanted any more.
 //! - "Received" is said after the engine has taken it, "synced" after the logs have; neither runs ahead.
 //! - The reading half never waits for the sending half: what is to be sent is state, of which the latest is sent.
 
@@ -15,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use lockgate_engine::{ApplyError, Engine, Generation, LogFailed, Slot};
+use lockgate_engine::{ApplyError, Engine, Generation, LogFailed, LogTicket, Slot, Version};
 use lockgate_runtime::Event;
 
 use super::message::{
@@ -27,6 +30,8 @@ use crate::link::{Hello, Link, LinkError, LinkReceiver, LinkSender, Message};
 
 /// Subscriptions of one message.
 const SUBSCRIPTIONS_PER_MESSAGE: usize = 1024;
+/// So often in a row a slot is subscribed anew without anything that is taken back or applied.
+const VAIN_ROUNDS_MAX: u32 = 3;
 /// Messages that are applied before an acknowledgement is due, however many more are here.
 const DRAIN_MESSAGES: usize = 16;
 
@@ -34,6 +39,9 @@ const DRAIN_MESSAGES: usize = 16;
 pub trait FollowObserver: 'static {
     /// The slot is not followed any more; follow it again when what `why` says has changed.
     fn refused(&self, slot: Slot, generation: Generation, why: &WhyRefused);
+
+    /// The slot had writes that the source never had: so many records were taken back. It is followed on.
+    fn truncated(&self, slot: Slot, generation: Generation, records: u64);
 
     /// The link is over. The wanted slots are kept for the next one.
     fn disconnected(&self, why: &LinkError);
@@ -68,6 +76,8 @@ struct Wanted {
     generation: Generation,
     source_generation: Generation,
     subscription: u32,
+    /// How often it was subscribed anew since something was applied or taken back.
+    vain_rounds: u32,
 }
 
 /// What belongs to the link of the moment.
@@ -129,7 +139,8 @@ impl Follower {
             return;
         }
         let subscription = state.next_subscription();
-        let replaced = state.wanted.insert(slot, Wanted { generation, source_generation, subscription });
+        let wanted = Wanted { generation, source_generation, subscription, vain_rounds: 0 };
+        let replaced = state.wanted.insert(slot, wanted);
         if let Some(link) = &mut state.link
             && link.to_subscribe.insert(slot)
             && let Some(Wanted { subscription, .. }) = replaced
@@ -235,6 +246,47 @@ impl Inner {
         }
     }
 
+    /// Subscribes a slot anew, from the cursor that it will have then. Not for ever if nothing comes of it: then `why`.
+    fn subscribe_anew(&self, slot: Slot, subscription: u32, in_vain: bool, why: &WhyRefused) {
+        let mut state = self.state.borrow_mut();
+        let next = state.next_subscription();
+        let wanted = state.wanted.get_mut(&slot).filter(|wanted| wanted.subscription == subscription);
+        let Some(wanted) = wanted else { return };
+        wanted.vain_rounds = if in_vain { wanted.vain_rounds + 1 } else { 0 };
+        if wanted.vain_rounds > VAIN_ROUNDS_MAX {
+            drop(state);
+            return self.give_up(slot, subscription, why);
+        }
+        // The source lets go of the earlier subscription when it hears of the next one.
+        wanted.subscription = next;
+        state.link.as_mut().expect("called while a link is there").to_subscribe.insert(slot);
+        drop(state);
+        self.outgoing.notify_all();
+    }
+
+    /// The source does not have all that is here: takes back what both cannot have in common, and follows on from there.
+    async fn go_back(&self, slot: Slot, subscription: u32, common: Version) {
+        let why = WhyRefused::Diverged { common };
+        // Looked up anew after every wait: the slot may have been let go meanwhile.
+        loop {
+            let Some(wanted) = self.state.borrow().current(slot, subscription) else { return };
+            match self.engine.truncate(slot, wanted.generation, common) {
+                Ok(truncated) => {
+                    let records = truncated.dropped_records;
+                    if records > 0 {
+                        self.observer.truncated(slot, wanted.generation, records);
+                    }
+                    return self.subscribe_anew(slot, subscription, records == 0, &why);
+                }
+                Err(error) if error.is_retryable() && self.engine.wait_log_room(slot).await.is_ok() => {}
+                Err(error) => {
+                    tracing::debug!(%slot, %error, "what the source does not have cannot be taken back");
+                    return self.give_up(slot, subscription, &why);
+                }
+            }
+        }
+    }
+
     async fn read(&self, sender: &LinkSender, mut receiver: LinkReceiver) -> LinkError {
         loop {
             if let Err(error) = self.drain(sender, &mut receiver).await {
@@ -278,7 +330,10 @@ impl Inner {
             KIND_REFUSED => {
                 let refused = message::decode_refused(bytes).map_err(|error| sender.reject(kind, error))?;
                 for Refused { slot, subscription, why, .. } in refused {
-                    self.give_up(slot, subscription, &why);
+                    match why {
+                        WhyRefused::Diverged { common } => self.go_back(slot, subscription, common).await,
+                        why => self.give_up(slot, subscription, &why),
+                    }
                 }
             }
             _ => return Err(sender.reject(kind, "a feeder does not send this kind")),
@@ -297,11 +352,27 @@ impl Inner {
             .is_some_and(|wanted| wanted.generation == generation)
         {
             match self.engine.apply(slot, generation, &header, records) {
-                Ok(applied) => return self.with_link(|link| link.syncs.applied(applied.log)),
+                Ok(applied) => return self.applied(slot, applied.log),
                 Err(error) if error.is_retryable() && self.engine.wait_log_room(slot).await.is_ok() => {}
-                Err(error) => return self.give_up(slot, subscription, &broken(&error)),
+                Err(error) => {
+                    let why = WhyRefused::Broken(error.to_string());
+                    return match error {
+                        ApplyError::Diverged { .. } | ApplyError::TermTooLow { .. } => {
+                            self.subscribe_anew(slot, subscription, true, &why);
+                        }
+                        _ => self.give_up(slot, subscription, &why),
+                    };
+                }
             }
         }
+    }
+
+    fn applied(&self, slot: Slot, log: LogTicket) {
+        let mut state = self.state.borrow_mut();
+        if let Some(wanted) = state.wanted.get_mut(&slot) {
+            wanted.vain_rounds = 0;
+        }
+        state.link.as_mut().expect("called while a link is there").syncs.applied(log);
     }
 
     /// Sends what is to be sent, whenever there is something.
@@ -339,7 +410,7 @@ impl Inner {
 
     fn subscribe(&self, slot: Slot) -> Option<Subscribe> {
         let wanted = *self.state.borrow().wanted.get(&slot)?;
-        let Wanted { generation, source_generation, subscription } = wanted;
+        let Wanted { generation, source_generation, subscription, .. } = wanted;
         let status = self.engine.slot_status(slot);
         if status.generation != generation || !status.gate.takes_ranges() {
             let reason = format!(
@@ -402,13 +473,6 @@ impl OnLink {
         }
         let synced = batch(&mut self.cursors_synced)?;
         Some((KIND_CURSORS_SYNCED, message::encode_subscriptions(&synced)))
-    }
-}
-
-fn broken(error: &ApplyError) -> WhyRefused {
-    match error {
-        ApplyError::Diverged { .. } => WhyRefused::Diverged,
-        _ => WhyRefused::Broken(error.to_string()),
     }
 }
 

@@ -25,15 +25,18 @@ const SUBSCRIPTION_BYTES: usize = 8;
 const ACK_BYTES: usize = 16;
 pub(super) const RANGES_HEADER_BYTES: usize = 16;
 pub(super) const RANGE_HEADER_BYTES: usize = 48;
-const REFUSED_BYTES: usize = 16;
+const REFUSED_BYTES: usize = 32;
 
 /// Why a slot is not (or no longer) followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyRefused {
     /// The source has no data of that generation, or may not send it to this node.
     NotHere,
-    /// The receiver has writes that are not in the source's history: the slot must start anew.
-    Diverged,
+    /// The receiver has writes that are not in the source's history.
+    Diverged {
+        /// All that both have lies at or below this version: the receiver must go back to it.
+        common: Version,
+    },
     /// The source has discarded deletions that the receiver has not seen: the slot must start anew.
     BelowFloor,
     /// The receiver's own engine does not take the slot's ranges; why, in words.
@@ -44,7 +47,9 @@ impl std::fmt::Display for WhyRefused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             WhyRefused::NotHere => f.write_str("the source does not have it"),
-            WhyRefused::Diverged => f.write_str("its writes are not in the source's history"),
+            WhyRefused::Diverged { common } => {
+                write!(f, "its writes above {common} are not in the source's history")
+            }
             WhyRefused::BelowFloor => f.write_str("the source has discarded deletions after its cursor"),
             WhyRefused::Broken(reason) => write!(f, "it cannot be applied: {reason}"),
         }
@@ -165,14 +170,16 @@ pub(super) fn decode_ack(bytes: &[u8]) -> Result<Ack, BadMessage> {
 pub(super) fn encode_refused(entries: &[Refused]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * REFUSED_BYTES);
     for entry in entries {
-        let why = match entry.why {
-            WhyRefused::NotHere => 1,
-            WhyRefused::Diverged => 2,
-            WhyRefused::BelowFloor => 3,
+        let (why, common) = match entry.why {
+            WhyRefused::NotHere => (1, Version::ZERO),
+            WhyRefused::Diverged { common } => (2, common),
+            WhyRefused::BelowFloor => (3, Version::ZERO),
             WhyRefused::Broken(_) => unreachable!("a receiver's own trouble is not sent"),
         };
         put_subscription(&mut bytes, entry.slot, why, entry.subscription);
-        bytes.extend_from_slice(&entry.generation.0.to_le_bytes());
+        for number in [entry.generation.0, common.term.0, common.counter] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
     }
     bytes
 }
@@ -182,13 +189,21 @@ pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
         .map(|entry| {
             let mut fields = Fields(entry);
             let (slot, why, subscription) = fields.subscription()?;
+            let generation = Generation(fields.u64()?);
+            let common = Version::new(Term(fields.u64()?), fields.u64()?);
             let why = match why {
+                2 if common.counter == 0 && common != Version::ZERO => {
+                    return Err(BadMessage("a version's counter is zero"));
+                }
+                2 => WhyRefused::Diverged { common },
+                1 | 3 if common != Version::ZERO => {
+                    return Err(BadMessage("reserved bytes are not zero"));
+                }
                 1 => WhyRefused::NotHere,
-                2 => WhyRefused::Diverged,
                 3 => WhyRefused::BelowFloor,
                 _ => return Err(BadMessage("a refusal's reason is unknown")),
             };
-            Ok(Refused { slot, subscription, generation: Generation(fields.u64()?), why })
+            Ok(Refused { slot, subscription, generation, why })
         })
         .collect()
 }
@@ -318,8 +333,14 @@ mod tests {
         assert_eq!(decode_subscriptions(&encode_subscriptions(&subscriptions)).unwrap(), subscriptions);
         let ack = Ack { received: 9, synced: 8 };
         assert_eq!(decode_ack(&encode_ack(ack)), Ok(ack));
-        let refused = [WhyRefused::NotHere, WhyRefused::Diverged, WhyRefused::BelowFloor]
-            .map(|why| Refused { slot: slot(2), subscription: 1, generation: Generation::new(1), why });
+        let common = Version::new(Term(4), 5);
+        let refused = [
+            WhyRefused::NotHere,
+            WhyRefused::Diverged { common },
+            WhyRefused::Diverged { common: Version::ZERO },
+            WhyRefused::BelowFloor,
+        ]
+        .map(|why| Refused { slot: slot(2), subscription: 1, generation: Generation::new(1), why });
         assert_eq!(decode_refused(&encode_refused(&refused)).unwrap(), refused);
     }
 
@@ -359,7 +380,18 @@ mod tests {
         assert!(decode_subscribe(&[]).is_err() && decode_subscribe(&[0; 39]).is_err());
         assert!(decode_subscriptions(&[0xff; 8]).is_err(), "no such slot");
         assert!(decode_subscriptions(&[0, 0, 1, 0, 0, 0, 0, 0]).is_err(), "reserved");
-        assert!(decode_refused(&[0; 16]).is_err(), "no such reason");
+        assert!(decode_refused(&[0; 32]).is_err(), "no such reason");
+        let refused = |why: u8, at: usize| {
+            let mut bytes = [0; 32];
+            (bytes[2], bytes[at]) = (why, 1);
+            decode_refused(&bytes)
+        };
+        assert!(refused(1, 8).is_ok() && refused(2, 24).is_ok() && refused(3, 8).is_ok());
+        assert!(
+            refused(1, 16).is_err() && refused(3, 24).is_err(),
+            "only who diverged has something in common"
+        );
+        assert!(refused(2, 16).is_err(), "a term without a counter");
         assert!(decode_ack(&[0; 15]).is_err());
     }
 
