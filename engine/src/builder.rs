@@ -15,8 +15,9 @@ use crate::arena::{Arena, MemoryBudget};
 use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
 use crate::index::KeyHasher;
+use crate::kept::kept_written;
 use crate::log::{self, Log, LogConfig, LogError, LogPosition};
-use crate::meta::Directory;
+use crate::meta::{Directory, Meta};
 use crate::recovery::{Recovered, recover_all};
 use crate::slot::SlotState;
 use crate::store::Store;
@@ -135,10 +136,13 @@ impl EngineBuilder {
         let gate_changes = Arc::new(AtomicU64::new(0));
         let sweepers: Vec<_> = (0..self.cores).map(|_| Arc::new(Sweeper::new())).collect();
         let slots = self.empty_slots(&budget, runtime.random_u64(), &gate_changes, &sweepers)?;
+        // Before the recovery, which has the system forget what it remembers of the files.
+        let kept = kept_written(&directory).await;
         let recovered = recover_all(&directory, &slots).await?;
         let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
-        let boot =
-            Boot { directory_id: directory.meta().directory_id, number: directory.begin_boot(ends).await? };
+        let number = directory.begin_boot(ends, kept).await?;
+        let Meta { directory_id, kept_since, .. } = *directory.meta();
+        let boot = Boot { directory_id, number, kept_since };
         for end in recovered.values() {
             log::remove_unused_files(end).await;
         }
@@ -151,7 +155,7 @@ impl EngineBuilder {
             let (sweeper, slots, log) = (sweeper.clone(), slots.clone(), logs[core].clone());
             runtime.spawn_on(core, move || sweeper.run(slots, log));
         }
-        tracing::info!(path = %self.path.display(), boot = boot.number, cores = self.cores, "the engine is open");
+        tracing::info!(path = %self.path.display(), boot = boot.number, kept_since, cores = self.cores, "the engine is open");
         Ok(Engine::from_inner(Inner {
             runtime: runtime.clone(),
             owns_runtime,

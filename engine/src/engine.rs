@@ -157,6 +157,19 @@ impl Engine {
         self.log_of(ticket).wait_synced(ticket.position).await
     }
 
+    /// Waits until all that any core's log has now is synced: the logs sync at the same time.
+    pub async fn sync_all(&self) -> Result<(), LogFailed> {
+        let asked: Vec<(&Log, LogPosition)> =
+            self.inner.logs.iter().map(|log| (log, log.appended())).collect();
+        for (log, position) in &asked {
+            log.request_sync(*position);
+        }
+        for (log, position) in asked {
+            log.wait_synced(position).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until a slot's log has written what it has now: after `LogBehind`, there is room then.
     pub async fn wait_log_room(&self, slot: Slot) -> Result<(), LogFailed> {
         let log = self.home_log(slot);

@@ -29,7 +29,7 @@
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`
 //! (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards);
 //! [`log`] and [`meta`] (the disk); `expiry` and `sweeper` (how keys end); `dirty` and `stream` (reading slots while they
-//! are written); `options`, `keyspace`, `apply`, `ownership` (what can be done with slots); `recovery`, `builder`,
+//! are written); `options`, `keyspace`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
 //! `engine`.
 //!
 //! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
@@ -47,6 +47,7 @@ mod free_list;
 mod gate;
 mod history;
 mod index;
+mod kept;
 mod keyspace;
 pub mod log;
 pub mod meta;

@@ -17,7 +17,7 @@ use lockgate_runtime::{File, OpenOptions, fs};
 use crate::log::files::create_dir_durably;
 
 /// Version of the meta file that is written, and the only one that is read.
-pub const META_VERSION: u32 = 1;
+pub const META_VERSION: u32 = 2;
 /// Largest meta file that is read or written.
 pub const META_BYTES_MAX: usize = 16 << 20;
 /// Name of the meta file in a node's directory.
@@ -28,7 +28,7 @@ pub const LOCK_FILE: &str = "LOCK";
 pub const LOG_FOLDER: &str = "log";
 
 const MAGIC: [u8; 8] = *b"LGNODEMF";
-const HEADER_BYTES: usize = 8 + 4 + 4 + 16 + 8 + 4;
+const HEADER_BYTES: usize = 8 + 4 + 4 + 16 + 8 + 16 + 8 + 4;
 const CRC_BYTES: usize = 4;
 
 /// What the meta file holds.
@@ -38,6 +38,10 @@ pub struct Meta {
     pub directory_id: [u8; 16],
     /// Number of the latest boot; 0 before the first.
     pub boot: u64,
+    /// The start of the operating system that the latest boot ran in; zeros: unknown.
+    pub os_boot_id: [u8; 16],
+    /// What was written since this boot is still here; 0 before the first.
+    pub kept_since: u64,
     /// Per log: (boot, accepted end position), as [`crate::log::RecoveredEnd::ends`] has it.
     pub ends: BTreeMap<String, Vec<(u64, u64)>>,
 }
@@ -129,7 +133,7 @@ impl Directory {
         let mut directory_id = [0; 16];
         directory_id[..8].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
         directory_id[8..].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
-        let meta = Meta { directory_id, boot: 0, ends: BTreeMap::new() };
+        let meta = Meta { directory_id, boot: 0, os_boot_id: [0; 16], kept_since: 0, ends: BTreeMap::new() };
         let mut directory = Directory { path: path.to_path_buf(), meta: meta.clone(), _lock: lock };
         directory.replace(meta).await?;
         Ok(directory)
@@ -156,10 +160,18 @@ impl Directory {
     }
 
     /// Begins a boot: records the ends that the recoveries accepted, per log, and the next boot's number, in one step.
-    /// Logs that are not named keep their ends. Returns the number; only then may logs be created under it.
-    pub async fn begin_boot(&mut self, ends: BTreeMap<String, Vec<(u64, u64)>>) -> Result<u64, MetaError> {
+    /// Logs that are not named keep their ends. `kept`: all that the latest boot wrote is still here, see
+    /// [`is_same_os_boot`](Directory::is_same_os_boot). Returns the number; only then may logs be created under it.
+    pub async fn begin_boot(
+        &mut self,
+        ends: BTreeMap<String, Vec<(u64, u64)>>,
+        kept: bool,
+    ) -> Result<u64, MetaError> {
         let mut meta = self.meta.clone();
         meta.boot += 1;
+        meta.os_boot_id = lockgate_runtime::os_boot_id().unwrap_or_default();
+        // A loss is remembered over any number of boots: who asks may have heard of none of them.
+        meta.kept_since = if kept && meta.kept_since > 0 { meta.kept_since } else { meta.boot };
         meta.ends.extend(ends);
         self.replace(meta).await?;
         Ok(self.meta.boot)
@@ -170,6 +182,11 @@ impl Directory {
         let mut meta = self.meta.clone();
         meta.ends.insert(log.to_owned(), ends);
         self.replace(meta).await
+    }
+
+    /// Whether the operating system has not started anew since the latest boot began. False where that is not known.
+    pub fn is_same_os_boot(&self) -> bool {
+        lockgate_runtime::os_boot_id().is_some_and(|now| now != [0; 16] && now == self.meta.os_boot_id)
     }
 
     async fn replace(&mut self, meta: Meta) -> Result<(), MetaError> {
@@ -239,6 +256,8 @@ impl Meta {
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.directory_id);
         bytes.extend_from_slice(&self.boot.to_le_bytes());
+        bytes.extend_from_slice(&self.os_boot_id);
+        bytes.extend_from_slice(&self.kept_since.to_le_bytes());
         bytes.extend_from_slice(&(self.ends.len() as u32).to_le_bytes());
         for (log, ends) in &self.ends {
             bytes.extend_from_slice(&(log.len() as u32).to_le_bytes());
@@ -274,6 +293,11 @@ impl Meta {
         }
         let directory_id = rest.array()?;
         let boot = rest.u64()?;
+        let os_boot_id = rest.array()?;
+        let kept_since = rest.u64()?;
+        if kept_since > boot {
+            return Err(Fault::Invalid("it remembers a boot that never was"));
+        }
         let log_count = rest.u32()?;
         let mut ends = BTreeMap::new();
         for _ in 0..log_count {
@@ -289,7 +313,7 @@ impl Meta {
             ends.insert(name.to_owned(), of_log);
         }
         if rest.0.is_empty() {
-            Ok(Meta { directory_id, boot, ends })
+            Ok(Meta { directory_id, boot, os_boot_id, kept_since, ends })
         } else {
             Err(Fault::Invalid("it is too long"))
         }
@@ -349,9 +373,9 @@ mod tests {
             assert_ne!(id, [0; 16]);
             assert_eq!((directory.meta().boot, directory.known_ends("core-0")), (0, [].as_slice()));
             let ends = BTreeMap::from([("core-0".to_owned(), vec![(1, 500), (2, 700)])]);
-            assert_eq!(directory.begin_boot(ends).await.expect("recorded"), 1);
+            assert_eq!(directory.begin_boot(ends, true).await.expect("recorded"), 1);
             directory.accept_ends("control", vec![(1, 9)]).await.expect("recorded");
-            assert_eq!(directory.begin_boot(BTreeMap::new()).await.expect("recorded"), 2);
+            assert_eq!(directory.begin_boot(BTreeMap::new(), true).await.expect("recorded"), 2);
             drop(directory);
             let directory = Directory::open(&path).await.expect("opened again");
             assert_eq!((directory.meta().directory_id, directory.meta().boot), (id, 2));
@@ -377,7 +401,7 @@ mod tests {
         on_both(|path| async move {
             let mut directory = Directory::open(&path).await.expect("opened");
             let ends = BTreeMap::from([("core-0".to_owned(), vec![(1, 500)])]);
-            directory.begin_boot(ends).await.expect("recorded");
+            directory.begin_boot(ends, true).await.expect("recorded");
             drop(directory);
             let file = path.join(META_FILE);
             let whole = fs::read(&file).await.expect("read");
@@ -417,8 +441,8 @@ mod tests {
 
     #[test]
     fn lengths_are_not_trusted() {
-        let meta =
-            Meta { directory_id: [1; 16], boot: 3, ends: BTreeMap::from([("a".to_owned(), vec![(1, 2)])]) };
+        let ends = BTreeMap::from([("a".to_owned(), vec![(1, 2)])]);
+        let meta = Meta { directory_id: [1; 16], boot: 3, os_boot_id: [2; 16], kept_since: 2, ends };
         let bytes = meta.encode();
         assert_eq!(Meta::decode(&bytes), Ok(meta));
         // Each count and length, set to its largest value, under a checksum that is right.

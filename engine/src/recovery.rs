@@ -117,7 +117,7 @@ fn end_of(ends: &[(u64, u64)], boot: u64) -> u64 {
     ends.iter().filter(|(of, _)| *of <= boot).map(|(_, end)| *end).max().unwrap_or(0)
 }
 
-fn core_of(log: &str) -> Option<usize> {
+pub(crate) fn core_of(log: &str) -> Option<usize> {
     let core = log.strip_prefix("core-")?.parse().ok()?;
     (core < CORES_MAX && core_log_name(core) == log).then_some(core)
 }

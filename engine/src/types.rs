@@ -180,6 +180,17 @@ pub struct Boot {
     pub directory_id: [u8; 16],
     /// Counts the opens of the directory, from 1.
     pub number: u64,
+    /// What this boot and those from this one on wrote to the engine's logs is still here, synced or not.
+    pub kept_since: u64,
+}
+
+impl Boot {
+    /// Whether all that the directory's boot of this number had *written*, when its process ended, is here now, if it was
+    /// never synced, too. So it is after the end of a process, and not after that of its operating system. Where that cannot
+    /// be told the answer is no. It speaks of the engine's own logs, not of those of the layer above.
+    pub fn keeps_writes_of(&self, boot: u64) -> bool {
+        (self.kept_since..=self.number).contains(&boot)
+    }
 }
 
 /// A point in one core's log, to be waited for.

@@ -1,5 +1,6 @@
 //! One engine on one simulated machine, many lives: killed at any moment, power cut, disks that fail, fill up and are slow.
-//! After each, what was acknowledged as synced is there, nothing is there that was not written, and the engine opens.
+//! After each, what was acknowledged as synced is there, nothing is there that was not written, and the engine opens. Where
+//! it says that it kept what was written, that is there, too.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +19,12 @@ const DIRECTORY: &str = "/srv/node/data";
 #[derive(Default)]
 struct Known {
     acknowledged: [u64; KEYS],
+    /// Written, and perhaps never synced, by the boot of that number or before.
+    written: [u64; KEYS],
+    boot: u64,
+    /// Lives that found all that was written, and lives that could not be sure of it.
+    kept: u64,
+    not_kept: u64,
     issued: [u64; KEYS],
     problem: Option<String>,
     is_open: bool,
@@ -51,6 +58,10 @@ async fn write(engine: Engine, number: usize, shared: Shared) {
         };
         let value = format!("{operation:08}{}", "x".repeat(random_u64() as usize % 3_000));
         let Ok(receipt) = engine.keyspace(0).set(&key(number), value.as_bytes()) else { return };
+        if receipt.written().await.is_err() {
+            return;
+        }
+        shared.known.lock().written[number] = operation;
         if receipt.synced().await.is_err() {
             return;
         }
@@ -67,23 +78,30 @@ async fn live(runtime: Runtime, shared: Shared) {
         Ok(engine) => engine,
         Err(error) => return shared.complain(format!("it does not open: {error}")),
     };
+    let keeps = engine.boot().keeps_writes_of(shared.known.lock().boot);
     for number in 0..KEYS {
         let value = engine.keyspace(0).get(&key(number)).expect("a read");
         let found = value.map_or(0, |value| {
             let digits = std::str::from_utf8(&value.as_bytes()[..8]).expect("digits");
             digits.parse().expect("a number")
         });
-        let (acknowledged, issued) = {
-            let known = shared.known.lock();
-            (known.acknowledged[number], known.issued[number])
-        };
-        if !(acknowledged..=issued).contains(&found) {
-            let what = format!("key {number} has {found}, {acknowledged} was acknowledged, {issued} issued");
+        let mut known = shared.known.lock();
+        let (acknowledged, issued) = (known.acknowledged[number], known.issued[number]);
+        let written = if keeps { known.written[number] } else { 0 };
+        if !(acknowledged.max(written)..=issued).contains(&found) {
+            let what = format!(
+                "key {number} has {found}, {acknowledged} was acknowledged, {written} written, {issued} issued"
+            );
+            drop(known);
             return shared.complain(what);
         }
+        known.written[number] = found;
     }
     {
         let mut known = shared.known.lock();
+        known.boot = engine.boot().number;
+        let count = if keeps { &mut known.kept } else { &mut known.not_kept };
+        *count += 1;
         (known.is_open, known.opens) = (true, known.opens + 1);
     }
     shared.changed.notify_all();
@@ -153,7 +171,7 @@ async fn lives(control: Control, shared: Shared) {
 
 #[test]
 fn what_was_acknowledged_survives_every_life() {
-    let (mut opens, mut acknowledgements) = (0, 0);
+    let (mut opens, mut acknowledgements, mut kept, mut not_kept) = (0, 0, 0, 0);
     for seed in 0..200 {
         let sim = Sim::new(seed);
         let shared = Shared::default();
@@ -162,6 +180,8 @@ fn what_was_acknowledged_survives_every_life() {
         assert_eq!(known.problem, None, "seed {seed}");
         opens += known.opens;
         acknowledgements += known.acknowledgements;
+        (kept, not_kept) = (kept + known.kept, not_kept + known.not_kept);
     }
+    assert!(kept > 100 && not_kept > 100, "{kept} lives kept what was written, {not_kept} could not tell");
     assert!(opens > 300 && acknowledgements > 3_000, "{opens} lives, {acknowledgements} acknowledgements");
 }

@@ -89,6 +89,13 @@ pub fn unix_ms() -> u64 {
     peek(|core| core.map_or_else(clock::wall_ms, |core| core.inner.unix_ms()))
 }
 
+/// Which start of its operating system the machine is in: as long as this is the same, what was written to a file is in
+/// the system's cache or on the disk. `None` if the system does not tell. Each power cut of a simulated machine changes it;
+/// the real one on foreign threads.
+pub fn os_boot_id() -> Option<[u8; 16]> {
+    peek(|core| core.map_or_else(clock::os_boot_id, |core| core.inner.os_boot_id()))
+}
+
 /// A random number from the current core's runtime. Panics on a foreign thread (use [`Runtime::random_u64`] there).
 pub fn random_u64() -> u64 {
     expect("random_u64").inner.random_u64()

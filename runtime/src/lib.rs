@@ -33,7 +33,7 @@ mod uring;
 mod watermark;
 
 pub use buf::IoBuf;
-pub use context::{core_index, current, now_ns, random_u64, spawn, unix_ms};
+pub use context::{core_index, current, now_ns, os_boot_id, random_u64, spawn, unix_ms};
 pub use error::{Elapsed, Failed, OnCoreThread, RuntimeError, WaitError};
 pub use event::{Event, Listen};
 pub use executor::TaskHandle;

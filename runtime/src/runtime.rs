@@ -58,6 +58,13 @@ impl Inner {
         }
     }
 
+    pub(crate) fn os_boot_id(&self) -> Option<[u8; 16]> {
+        match &self.kind {
+            Kind::Uring(_) => clock::os_boot_id(),
+            Kind::Sim(node) => Some(node.os_boot_id()),
+        }
+    }
+
     pub(crate) fn random_u64(&self) -> u64 {
         match &self.kind {
             Kind::Uring(cores) => cores.random_u64(),

@@ -15,8 +15,8 @@ use lockgate_runtime::sim::{Control, PowerLoss, Sim};
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::{
-    File, OpenOptions, Runtime, TcpListener, TcpStream, core_index, fs, now_ns, sleep, spawn, timeout,
-    yield_now,
+    File, OpenOptions, Runtime, TcpListener, TcpStream, core_index, fs, now_ns, os_boot_id, sleep, spawn,
+    timeout, yield_now,
 };
 
 const SEEDS: u64 = 30;
@@ -403,4 +403,23 @@ fn a_panic_of_an_observer_comes_out() {
 #[should_panic(expected = "no machine of the simulation is named \"nobody\"")]
 fn an_unknown_machine_is_named() {
     Sim::new(1).is_running("nobody");
+}
+
+#[test]
+fn a_machine_that_loses_its_power_starts_its_system_anew() {
+    let sim = Sim::new(5);
+    let control = sim.control();
+    let start = |name: &str| control.start(name, 1).block_on(0, || async { os_boot_id().expect("known") });
+    let (first, other) = (start("a"), start("b"));
+    assert_ne!(first, other);
+    control.kill("a");
+    assert_eq!(start("a"), first, "a process ends, the system goes on");
+    control.cut_power("a", PowerLoss::All);
+    let second = start("a");
+    assert!(second != first && second != other);
+    control.cut_power("a", PowerLoss::Seeded);
+    let third = start("a");
+    assert!(third != second && third != first);
+    control.kill("b");
+    assert_eq!(start("b"), other);
 }

@@ -27,6 +27,8 @@ pub(super) struct Machine {
     pub(super) random: Random,
     /// Counts its processes.
     pub(super) process: u64,
+    /// Counts how often it got power.
+    pub(super) os_boots: u32,
     pub(super) has_power: bool,
     pub(super) is_running: bool,
     pub(super) is_paused: bool,
@@ -52,6 +54,7 @@ impl Machine {
             clock: Arc::new(SharedClock::new()),
             random: Random::new(0, 0),
             process: 0,
+            os_boots: 1,
             has_power: true,
             is_running: false,
             is_paused: false,
@@ -87,6 +90,7 @@ impl State {
         machine.process += 1;
         machine.is_running = true;
         if !std::mem::replace(&mut machine.has_power, true) {
+            machine.os_boots += 1;
             let boot_ns = BOOTED_NS + self.random.between(0, BOOT_SPREAD_NS);
             self.machines[node].clock.boot(self.now_ns, boot_ns);
             net_faults::power_is_back(self, node);

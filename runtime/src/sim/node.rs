@@ -36,6 +36,17 @@ impl SimNode {
         self.clock.unix_ms(self.port.world.now_ns())
     }
 
+    /// Different for each start of each machine in simulations of each seed. Drawn from none of the random numbers.
+    pub(crate) fn os_boot_id(&self) -> [u8; 16] {
+        self.port.world.with(|state| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&state.seed.to_le_bytes());
+            id[8..12].copy_from_slice(&(self.port.node as u32).to_le_bytes());
+            id[12..].copy_from_slice(&state.machines[self.port.node].os_boots.to_le_bytes());
+            id
+        })
+    }
+
     pub(crate) fn random_u64(&self) -> u64 {
         self.port.world.with(|state| {
             let number = state.machines[self.port.node].random.next();
