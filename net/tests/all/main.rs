@@ -5,3 +5,4 @@ mod links;
 mod resp;
 mod streams;
 mod support;
+mod watermarks;

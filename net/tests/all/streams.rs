@@ -11,7 +11,7 @@ use lockgate_engine::{Engine, Gate, Generation, SLOTS, Slot, StreamRange, Term, 
 use lockgate_net::Stop;
 use lockgate_net::link::{Hello, Link, LinkError, LinkReceiver, LinkSender, Message, Purpose, accept_links};
 use lockgate_net::stream::{FeedObserver, Feeder, FollowObserver, Follower, RANGE_BYTES, WhyRefused};
-use lockgate_runtime::{IoBuf, Runtime, current, sim::Sim, sleep, spawn, timeout};
+use lockgate_runtime::{Event, IoBuf, Runtime, current, sim::Sim, sleep, spawn, timeout};
 
 use super::support::{PATIENCE, hello, listener, until, within};
 
@@ -25,6 +25,9 @@ pub struct Fed {
     forbidden: Cell<Option<Slot>>,
     pub sent_bytes: Cell<usize>,
     closed: Cell<usize>,
+    /// Up to where the source has acknowledged writes; said when `advanced` is notified.
+    pub watermarks: RefCell<BTreeMap<Slot, Version>>,
+    pub advanced: Event,
 }
 
 impl FeedObserver for Fed {
@@ -49,6 +52,10 @@ impl FeedObserver for Fed {
         self.forbidden.get() != Some(slot)
     }
 
+    fn acknowledged_watermark(&self, slot: Slot) -> Version {
+        self.watermarks.borrow().get(&slot).copied().unwrap_or_default()
+    }
+
     fn sent_bytes(&self, _: &Hello, _: Slot, bytes: usize) {
         self.sent_bytes.set(self.sent_bytes.get() + bytes);
     }
@@ -60,7 +67,7 @@ pub struct Followed {
     pub refused: RefCell<Vec<(Slot, WhyRefused)>>,
     /// Slots, and how many records were taken back.
     pub truncated: RefCell<Vec<(Slot, u64)>>,
-    disconnected: Cell<usize>,
+    pub disconnected: Cell<usize>,
 }
 
 impl FollowObserver for Followed {
@@ -117,6 +124,7 @@ impl Two {
         spawn(accept_links(listener, stop.clone(), decide, move |sender: LinkSender, receiver, _| {
             made.borrow_mut().push(sender.clone());
             let feeder = Feeder::new(engine.clone(), observer.clone()).window_bytes(window_bytes);
+            let feeder = feeder.watermarks(observer.advanced.clone());
             spawn(async move {
                 feeder.run(sender, receiver).await;
             });
@@ -154,7 +162,7 @@ impl Two {
         (link.0, link.1)
     }
 
-    fn cut_links(&self) {
+    pub fn cut_links(&self) {
         self.links.borrow_mut().drain(..).for_each(|link| link.close("cut by the test"));
     }
 

@@ -8,9 +8,10 @@
 //! - The observer hears of a subscription first, then of its acknowledgements, last of all `closed`, exactly once.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use lockgate_engine::{
@@ -19,8 +20,9 @@ use lockgate_engine::{
 use lockgate_runtime::{Event, IoBuf};
 
 use super::message::{
-    self, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE, KIND_UNSUBSCRIBE,
-    RANGE_HEADER_BYTES, RANGES_HEADER_BYTES, Range, Refused, Subscribe, WhyRefused,
+    self, AckedTo, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE,
+    KIND_UNSUBSCRIBE, KIND_WATERMARKS, RANGE_HEADER_BYTES, RANGES_HEADER_BYTES, Range, Refused, Subscribe,
+    WhyRefused,
 };
 use super::window::{Brought, FEED_WINDOW_BYTES, Window};
 use crate::link::{FRAME_BYTES_MAX, Hello, LinkError, LinkReceiver, LinkSender, MESSAGE_BYTES_MAX, Message};
@@ -32,6 +34,10 @@ pub const RANGE_BYTES: usize = 128 << 10;
 const PACK_BYTES_MAX: usize = 8 << 10;
 /// A message with less room left than this is sent.
 const PACK_ROOM_MIN: usize = 2 << 10;
+/// Watermarks of one message.
+const WATERMARKS_PER_MESSAGE: usize = 1024;
+/// Between two looks at which watermarks have advanced: what advances meanwhile is told at once, together.
+const WATERMARK_PAUSE: Duration = Duration::from_millis(1);
 /// Refusals of one message.
 const REFUSALS_PER_MESSAGE: usize = 1024;
 
@@ -64,6 +70,12 @@ pub trait FeedObserver: 'static {
     /// Whether that node may have that slot. If not, it is refused as [`WhyRefused::NotHere`].
     fn may_feed(&self, peer: &Hello, slot: Slot, source_generation: Generation) -> bool;
 
+    /// Up to where the source has acknowledged a slot's writes to those who made them. Followers are told if the feeder
+    /// hears of changes ([`Feeder::watermarks`]). Never goes back while the slot is owned.
+    fn acknowledged_watermark(&self, _slot: Slot) -> Version {
+        Version::ZERO
+    }
+
     /// So many bytes of records were queued for that slot.
     fn sent_bytes(&self, peer: &Hello, slot: Slot, bytes: usize);
 }
@@ -73,6 +85,7 @@ pub struct Feeder {
     engine: Engine,
     observer: Rc<dyn FeedObserver>,
     window_bytes: usize,
+    watermarks: Option<Event>,
 }
 
 impl std::fmt::Debug for Feeder {
@@ -84,13 +97,20 @@ impl std::fmt::Debug for Feeder {
 impl Feeder {
     /// A feeder of this engine's slots.
     pub fn new(engine: Engine, observer: Rc<dyn FeedObserver>) -> Self {
-        Self { engine, observer, window_bytes: FEED_WINDOW_BYTES }
+        Self { engine, observer, window_bytes: FEED_WINDOW_BYTES, watermarks: None }
     }
 
     /// With another window than [`FEED_WINDOW_BYTES`].
     pub fn window_bytes(mut self, bytes: usize) -> Self {
         assert!(bytes > 0, "a window of no bytes lets nothing through");
         self.window_bytes = bytes;
+        self
+    }
+
+    /// Tells the follower up to where the source has acknowledged the slots' writes. `changed` is notified when
+    /// [`FeedObserver::acknowledged_watermark`] may give another answer for any slot.
+    pub fn watermarks(mut self, changed: Event) -> Self {
+        self.watermarks = Some(changed);
         self
     }
 
@@ -104,7 +124,11 @@ impl Feeder {
                 slots: BTreeMap::new(),
                 window: Window::new(self.window_bytes),
                 refusals: Vec::new(),
+                untold: BTreeSet::new(),
+                look_from_ns: 0,
+                look_then: false,
             }),
+            watermarks: self.watermarks,
             changed: Event::new(),
         };
         let reading = pin!(feed.read(&sender, receiver));
@@ -121,6 +145,8 @@ struct Feed {
     peer: Hello,
     observer: Rc<dyn FeedObserver>,
     state: RefCell<State>,
+    /// Watermarks may have advanced. `None`: nobody is told.
+    watermarks: Option<Event>,
     /// Something for the pump: a subscription, a refusal, room in the window.
     changed: Event,
 }
@@ -129,6 +155,12 @@ struct State {
     slots: BTreeMap<Slot, Fed>,
     window: Window,
     refusals: Vec<Refused>,
+    /// Slots of which the follower has more than it knows to be acknowledged.
+    untold: BTreeSet<Slot>,
+    /// They are not looked at before this time...
+    look_from_ns: u64,
+    /// ... and at it, because a look was put off until then.
+    look_then: bool,
 }
 
 /// One subscription.
@@ -142,6 +174,8 @@ struct Fed {
     cursor: Version,
     received: Version,
     synced: Version,
+    /// The watermark that the follower knows.
+    told: Version,
 }
 
 impl Drop for Feed {
@@ -218,6 +252,7 @@ impl Feed {
             cursor,
             received: cursor,
             synced: Version::ZERO,
+            told: Version::ZERO,
         };
         self.state.borrow_mut().slots.insert(slot, fed);
         self.tell(slot, &fed);
@@ -269,12 +304,16 @@ impl Feed {
     fn tell(&self, slot: Slot, fed: &Fed) {
         assert!(fed.synced <= fed.received, "slot {slot}: synced is never ahead of received");
         self.observer.acknowledged(&self.peer, slot, fed.source_generation, fed.received, fed.synced);
+        if self.watermarks.is_some() && fed.told < fed.received {
+            self.state.borrow_mut().untold.insert(slot);
+        }
     }
 
     /// Sends what there is to send, whenever there is room for it.
     async fn pump(&self, sender: &LinkSender) -> LinkError {
         loop {
             let changed = self.changed.listen();
+            let advanced = self.watermarks.as_ref().map(Event::listen);
             let mut sent = Ok(false);
             if let Some(parts) = self.next_ranges() {
                 sent = sender.send(KIND_RANGES, parts).await.map(|()| true);
@@ -287,9 +326,19 @@ impl Feed {
                 let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_refused(&refusals))];
                 sent = sender.send(KIND_REFUSED, parts).await.map(|()| true);
             }
+            // Records go first.
+            if matches!(sent, Ok(false))
+                && let Some(entries) = self.next_watermarks()
+            {
+                let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_watermarks(&entries))];
+                sent = sender.send(KIND_WATERMARKS, parts).await.map(|()| true);
+            }
             match sent {
                 Ok(true) => {}
-                Ok(false) => self.wait(changed).await,
+                Ok(false) => {
+                    let advanced = pin!(self.watermarks_due(advanced));
+                    select(pin!(self.wait(changed)), advanced).await;
+                }
                 Err(error) => return error,
             }
         }
@@ -303,6 +352,50 @@ impl Feed {
         }
         let ready = pin!(self.stream.ready());
         select(ready, pin!(changed)).await;
+    }
+
+    /// Waits until it is worth while to look at the watermarks of slots that the follower knows too little of.
+    async fn watermarks_due(&self, advanced: Option<impl Future<Output = ()>>) {
+        let (Some(advanced), false) = (advanced, self.state.borrow().untold.is_empty()) else {
+            return std::future::pending().await;
+        };
+        if !self.state.borrow().look_then {
+            advanced.await;
+        }
+        let from_ns = self.state.borrow().look_from_ns;
+        let left_ns = from_ns.saturating_sub(lockgate_runtime::now_ns());
+        if left_ns > 0 {
+            lockgate_runtime::sleep(Duration::from_nanos(left_ns)).await;
+        }
+    }
+
+    /// Watermarks that have advanced since the follower was told, of slots of which it has more than that.
+    fn next_watermarks(&self) -> Option<Vec<AckedTo>> {
+        let mut state = self.state.borrow_mut();
+        let State { slots, untold, look_from_ns, look_then, .. } = &mut *state;
+        if untold.is_empty() {
+            return None;
+        }
+        let now_ns = lockgate_runtime::now_ns();
+        *look_then = now_ns < *look_from_ns;
+        if *look_then {
+            return None;
+        }
+        *look_from_ns = now_ns.saturating_add(WATERMARK_PAUSE.as_nanos() as u64);
+        let mut entries = Vec::new();
+        untold.retain(|&slot| {
+            let Some(fed) = slots.get_mut(&slot) else { return false };
+            *look_then = entries.len() == WATERMARKS_PER_MESSAGE;
+            if !*look_then {
+                let version = self.observer.acknowledged_watermark(slot);
+                if version > fed.told {
+                    fed.told = version;
+                    entries.push(AckedTo { slot, subscription: fed.subscription, version });
+                }
+            }
+            fed.told < fed.received
+        });
+        (!entries.is_empty()).then_some(entries)
     }
 
     fn next_refusals(&self) -> Option<Vec<Refused>> {

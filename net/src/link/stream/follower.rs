@@ -22,8 +22,8 @@ use lockgate_engine::{ApplyError, Engine, Generation, LogFailed, LogTicket, Slot
 use lockgate_runtime::Event;
 
 use super::message::{
-    self, Ack, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE, KIND_UNSUBSCRIBE,
-    Range, Refused, Subscribe, Subscription, WhyRefused,
+    self, Ack, AckedTo, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE,
+    KIND_UNSUBSCRIBE, KIND_WATERMARKS, Range, Refused, Subscribe, Subscription, WhyRefused,
 };
 use super::syncs::{Round, Syncs};
 use crate::link::{Hello, Link, LinkError, LinkReceiver, LinkSender, Message};
@@ -78,6 +78,8 @@ struct Wanted {
     subscription: u32,
     /// How often it was subscribed anew since something was applied or taken back.
     vain_rounds: u32,
+    /// Up to where the source has acknowledged its writes, as far as it has said in this subscription.
+    watermark: Version,
 }
 
 /// What belongs to the link of the moment.
@@ -139,7 +141,8 @@ impl Follower {
             return;
         }
         let subscription = state.next_subscription();
-        let wanted = Wanted { generation, source_generation, subscription, vain_rounds: 0 };
+        let (vain_rounds, watermark) = (0, Version::ZERO);
+        let wanted = Wanted { generation, source_generation, subscription, vain_rounds, watermark };
         let replaced = state.wanted.insert(slot, wanted);
         if let Some(link) = &mut state.link
             && link.to_subscribe.insert(slot)
@@ -159,6 +162,12 @@ impl Follower {
     /// The generation that a slot is wanted in, if it is.
     pub fn wants(&self, slot: Slot) -> Option<Generation> {
         self.0.state.borrow().wanted.get(&slot).map(|wanted| wanted.generation)
+    }
+
+    /// Up to where the source has acknowledged a slot's writes: what the slot has at or below this is never taken back. It is
+    /// some time old, may lie above what the slot has, and is zero until the source says it, anew on each link.
+    pub fn watermark(&self, slot: Slot) -> Version {
+        self.0.state.borrow().wanted.get(&slot).map_or(Version::ZERO, |wanted| wanted.watermark)
     }
 
     /// Connects to a feeder and follows until the link is over; says why it is. When to try again is the caller's
@@ -202,7 +211,8 @@ impl Linked {
             let slots: BTreeSet<Slot> = state.wanted.keys().copied().collect();
             for slot in &slots {
                 let subscription = state.next_subscription();
-                state.wanted.get_mut(slot).expect("just listed").subscription = subscription;
+                let wanted = state.wanted.get_mut(slot).expect("just listed");
+                (wanted.subscription, wanted.watermark) = (subscription, Version::ZERO);
             }
             state.link = Some(OnLink { to_subscribe: slots, ..OnLink::default() });
         }
@@ -258,7 +268,7 @@ impl Inner {
             return self.give_up(slot, subscription, why);
         }
         // The source lets go of the earlier subscription when it hears of the next one.
-        wanted.subscription = next;
+        (wanted.subscription, wanted.watermark) = (next, Version::ZERO);
         state.link.as_mut().expect("called while a link is there").to_subscribe.insert(slot);
         drop(state);
         self.outgoing.notify_all();
@@ -333,6 +343,16 @@ impl Inner {
                     match why {
                         WhyRefused::Diverged { common } => self.go_back(slot, subscription, common).await,
                         why => self.give_up(slot, subscription, &why),
+                    }
+                }
+            }
+            KIND_WATERMARKS => {
+                let told = message::decode_watermarks(bytes).map_err(|error| sender.reject(kind, error))?;
+                let mut state = self.state.borrow_mut();
+                for AckedTo { slot, subscription, version } in told {
+                    let wanted = state.wanted.get_mut(&slot);
+                    if let Some(wanted) = wanted.filter(|wanted| wanted.subscription == subscription) {
+                        wanted.watermark = wanted.watermark.max(version);
                     }
                 }
             }

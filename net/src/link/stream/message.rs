@@ -19,6 +19,8 @@ pub(super) const KIND_CURSORS_SYNCED: u8 = 19;
 pub(super) const KIND_RANGES: u8 = 32;
 /// Feeder to follower: these subscriptions are over.
 pub(super) const KIND_REFUSED: u8 = 33;
+/// Feeder to follower: up to where the source has acknowledged slots' writes.
+pub(super) const KIND_WATERMARKS: u8 = 34;
 
 const SUBSCRIBE_BYTES: usize = 40;
 const SUBSCRIPTION_BYTES: usize = 8;
@@ -26,6 +28,7 @@ const ACK_BYTES: usize = 16;
 pub(super) const RANGES_HEADER_BYTES: usize = 16;
 pub(super) const RANGE_HEADER_BYTES: usize = 48;
 const REFUSED_BYTES: usize = 32;
+const WATERMARK_BYTES: usize = 24;
 
 /// Why a slot is not (or no longer) followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +89,14 @@ pub(super) struct Refused {
     pub(super) subscription: u32,
     pub(super) generation: Generation,
     pub(super) why: WhyRefused,
+}
+
+/// Up to where a slot's writes were acknowledged at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AckedTo {
+    pub(super) slot: Slot,
+    pub(super) subscription: u32,
+    pub(super) version: Version,
 }
 
 /// How far the follower is, as numbers of Ranges messages.
@@ -204,6 +215,27 @@ pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
                 _ => return Err(BadMessage("a refusal's reason is unknown")),
             };
             Ok(Refused { slot, subscription, generation, why })
+        })
+        .collect()
+}
+
+pub(super) fn encode_watermarks(entries: &[AckedTo]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * WATERMARK_BYTES);
+    for entry in entries {
+        put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
+        bytes.extend_from_slice(&entry.version.term.0.to_le_bytes());
+        bytes.extend_from_slice(&entry.version.counter.to_le_bytes());
+    }
+    bytes
+}
+
+pub(super) fn decode_watermarks(bytes: &[u8]) -> Result<Vec<AckedTo>, BadMessage> {
+    entries::<WATERMARK_BYTES>(bytes)?
+        .map(|entry| {
+            let mut fields = Fields(entry);
+            let (slot, reserved, subscription) = fields.subscription()?;
+            must_be_zero(reserved)?;
+            Ok(AckedTo { slot, subscription, version: Version::new(Term(fields.u64()?), fields.u64()?) })
         })
         .collect()
 }
@@ -344,6 +376,21 @@ mod tests {
         assert_eq!(decode_refused(&encode_refused(&refused)).unwrap(), refused);
     }
 
+    #[test]
+    fn watermarks_come_back() {
+        let watermarks = [3, 16_383].map(|number| AckedTo {
+            slot: slot(number),
+            subscription: 9,
+            version: Version::new(Term(2), u64::from(number)),
+        });
+        let bytes = encode_watermarks(&watermarks);
+        assert_eq!(decode_watermarks(&bytes).unwrap(), watermarks);
+        assert!(decode_watermarks(&bytes[..47]).is_err() && decode_watermarks(&[]).is_err());
+        let mut reserved = bytes;
+        reserved[2] = 1;
+        assert!(decode_watermarks(&reserved).is_err());
+    }
+
     fn ranges() -> Vec<u8> {
         let range = |number| Range {
             slot: slot(number),
@@ -399,7 +446,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = (decode_subscribe(&bytes), decode_subscriptions(&bytes), decode_ack(&bytes));
-            let _ = (decode_refused(&bytes), decode_ranges(&bytes));
+            let _ = (decode_refused(&bytes), decode_ranges(&bytes), decode_watermarks(&bytes));
         }
     }
 }

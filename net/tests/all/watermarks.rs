@@ -1,0 +1,56 @@
+//! What followers are told of the source's acknowledgements.
+
+use lockgate_engine::{Slot, Version};
+
+use super::streams::{Two, slots, with_two};
+use super::support::until;
+
+impl Two {
+    fn acknowledge(&self, slot: Slot, version: Version) {
+        self.fed.watermarks.borrow_mut().insert(slot, version);
+        self.fed.advanced.notify_all();
+    }
+
+    async fn told(&self, slot: Slot, version: Version) {
+        until("a watermark", || self.follower.watermark(slot) == version).await;
+    }
+}
+
+#[test]
+fn a_follower_is_told_what_the_source_has_acknowledged() {
+    with_two(256 << 10, |two| async move {
+        let (one, other) = (slots().next().unwrap(), slots().nth(1).unwrap());
+        two.follow_all();
+        two.keep_following();
+        two.write(20, 500).await;
+        two.settle().await;
+        assert_eq!(two.follower.watermark(one), Version::ZERO, "nothing was acknowledged");
+        // It is another follower that the source waits for: this one has acknowledged all that it has.
+        let last = two.source.slot_status(one).version;
+        let early = Version::new(last.term, last.counter / 2);
+        two.acknowledge(one, early);
+        two.told(one, early).await;
+        two.acknowledge(one, last);
+        two.told(one, last).await;
+        assert_eq!(two.follower.watermark(other), Version::ZERO);
+        // All slots at once, while records go on.
+        two.write(20, 500).await;
+        for slot in slots() {
+            two.fed.watermarks.borrow_mut().insert(slot, two.source.slot_status(slot).version);
+        }
+        two.settle().await;
+        two.fed.advanced.notify_all();
+        for slot in slots() {
+            two.told(slot, two.source.slot_status(slot).version).await;
+        }
+        // On a new link it is told anew, without news.
+        two.cut_links();
+        until("a new link", || two.followed.disconnected.get() > 0).await;
+        for slot in slots() {
+            two.told(slot, two.source.slot_status(slot).version).await;
+        }
+        two.follower.unfollow(one);
+        assert_eq!(two.follower.watermark(one), Version::ZERO);
+        two.end().await;
+    });
+}
