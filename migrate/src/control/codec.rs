@@ -9,8 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::entry::{Entry, TooLong};
 use super::map::{ClusterMap, Genesis};
-use super::raft_core::{HardState, Persist, Restored};
-use super::raft_message::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftEntry, RaftMessage};
+use super::raft::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, HardState, Persist, RaftEntry, RaftMessage, Restored};
 use super::validate::Invalid;
 
 /// The longest raft message: entries up to their bound, or one long one, and what surrounds them.

@@ -3,7 +3,7 @@
 //! A replicated log of typed entries ([`entry`]) is applied in order to the cluster map ([`map`]). Each entry carries what
 //! its proposer believed; [`preconditions`] holds every rule under which it takes effect, and [`apply`] what the effect is.
 //! Both are pure: no clock, no I/O, no randomness, so that every node that applied the same entries holds the same map.
-//! [`raft_core`] orders the entries, also without I/O: it is given messages and ticks, and returns what to send and to keep.
+//! [`self::raft`] orders the entries, also without I/O: it is given messages and ticks, and returns what to send and to keep.
 //! [`codec`] turns all of it into bytes and back, and is the only place that reads bytes that came from elsewhere.
 //!
 //! What this module does not know: slots' data, links, files, leases, and how a job gets from one state to the next.
@@ -13,9 +13,7 @@ pub mod codec;
 pub mod entry;
 pub mod map;
 pub mod preconditions;
-pub mod raft_core;
-pub mod raft_message;
-mod raft_storage;
+pub mod raft;
 mod slot_table;
 pub mod types;
 mod validate;
@@ -24,6 +22,10 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use self::raft::{
+    HardState, Persist, ProposeError, Proposed, RaftConfig, RaftCore, RaftEntry, RaftError, RaftMessage,
+    RaftMessageKind, RaftStatus, Ready, Restored, Role,
+};
 pub use apply::{CommitOutcome, CommitResult, Effect, Outcome};
 pub use codec::{
     CodecError, Replay, decode_entry, decode_genesis, decode_message, encode_entry, encode_genesis,
@@ -34,11 +36,6 @@ pub use map::{
     ClusterMap, Genesis, GenesisShard, JOBS_KEPT, Job, JobState, NodeInfo, Pending, Shard, SlotOwner,
 };
 pub use preconditions::{Refusal, VoidReason};
-pub use raft_core::{
-    HardState, Persist, ProposeError, Proposed, RaftConfig, RaftCore, RaftError, RaftStatus, Ready, Restored,
-    Role,
-};
-pub use raft_message::{RaftEntry, RaftMessage, RaftMessageKind};
 pub use slot_table::SlotTable;
 pub use types::{
     Attempt, ClusterId, Epoch, Incarnation, JobId, Name, NodeId, SLOT_COUNT, ShardId, SlotRange, ranges_of,

@@ -2,8 +2,7 @@
 
 use super::super::codec::*;
 use super::super::entry::TooLong;
-use super::super::raft_core::{HardState, Persist, RaftConfig, RaftCore, Restored};
-use super::super::raft_message::{ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+use super::super::raft::*;
 use super::*;
 
 fn raft_entry(term: u64, index: u64) -> RaftEntry {

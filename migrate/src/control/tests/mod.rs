@@ -6,6 +6,8 @@ mod entries;
 mod properties;
 mod raft;
 mod raft_faults;
+mod raft_group;
+mod raft_rounds;
 
 use lockgate_engine::{Slot, Term, Version};
 

@@ -1,8 +1,7 @@
 //! The consensus core, run by hand: one member, two, and what it refuses.
 
 use super::super::codec::{Replay, encode_persist};
-use super::super::raft_core::*;
-use super::super::raft_message::{ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+use super::super::raft::*;
 use super::*;
 
 fn config(id: u32, voters: &[u32], learners: &[u32]) -> RaftConfig {

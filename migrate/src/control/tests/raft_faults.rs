@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::codec::{Replay, decode_message, encode_message, encode_persist};
-use super::super::raft_core::*;
-use super::super::raft_message::{RaftEntry, RaftMessage};
+use super::super::raft::*;
 use super::*;
 
 /// splitmix64: a seed is all that a run depends on.

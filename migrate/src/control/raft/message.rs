@@ -7,8 +7,8 @@
 use raft::eraftpb::{self, EntryType, MessageType};
 use serde::{Deserialize, Serialize};
 
-use super::types::NodeId;
-use super::wire;
+use crate::control::types::NodeId;
+use crate::control::wire;
 
 /// The longest entry of the control log. A vote that moves every slot needs about half a mebibyte.
 pub const ENTRY_BYTES_MAX: usize = 2 << 20;
@@ -41,7 +41,7 @@ pub struct RaftEntry {
     pub term: u64,
     /// Its place in the log.
     pub index: u64,
-    /// An encoded [`super::entry::Entry`], or nothing.
+    /// An encoded [`crate::control::Entry`], or nothing.
     #[serde(with = "wire::bytes")]
     pub data: Vec<u8>,
 }
@@ -154,7 +154,7 @@ impl RaftMessage {
     }
 
     /// What is wrong with the message by itself, whoever receives it.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
+    pub(in crate::control) fn check(&self) -> Result<(), &'static str> {
         if self.term == 0 || self.term > RAFT_TERM_MAX {
             // Term 0 would pass for a local message.
             return Err("its term is out of range");

@@ -16,6 +16,7 @@
 //! - Election timeouts come from the driver's randomness, drawn anew whenever raft draws from its own.
 //! - Raft panics on some messages that no correct member sends (a heartbeat that commits what this node does not have, an
 //!   acknowledgement of what the leader never wrote). [`RaftCore::step`] refuses these with an error that names the sender.
+//! - A quorum round's answers are told apart by term and number: see [`RaftCore::begin_round`].
 //! - Members change only by learners coming and going, which does not touch majorities. No entry of raft's own
 //!   configuration-change kind is ever proposed, or taken from others.
 
@@ -23,12 +24,15 @@ use std::collections::VecDeque;
 
 use raft::eraftpb::{self, ConfChange, ConfChangeType, ConfState, MessageType};
 use raft::{Config, RawNode, StateRole};
-use serde::{Deserialize, Serialize};
 
-use super::map::{ClusterMap, GENESIS_INDEX, GENESIS_TERM};
-use super::raft_message::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
-use super::raft_storage::MemoryLog;
-use super::types::NodeId;
+use super::check::check_restored;
+use super::logger::logger;
+use super::message::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+use super::storage::MemoryLog;
+use super::types::{
+    HardState, Persist, ProposeError, Proposed, RaftConfig, RaftError, RaftStatus, Ready, Restored, Role,
+};
+use crate::control::types::NodeId;
 
 /// Appends to one member that may be under way at once.
 const INFLIGHT_MAX: usize = 16;
@@ -37,187 +41,10 @@ const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
 
 const _: () = assert!(UNCOMMITTED_BYTES_MAX >= ENTRY_BYTES_MAX && UNCOMMITTED_BYTES_MAX >= APPEND_BYTES_MAX);
 
-/// Who takes part, and from where the log goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RaftConfig {
-    /// This node.
-    pub id: NodeId,
-    /// Who votes.
-    pub voters: Vec<NodeId>,
-    /// Who learns.
-    pub learners: Vec<NodeId>,
-    /// The index of the snapshot that the log goes on from.
-    pub start_index: u64,
-    /// The term of that snapshot.
-    pub start_term: u64,
-    /// Ticks without a leader until an election; the real timeout is drawn from this up to twice of it.
-    pub election_ticks: usize,
-    /// Ticks between a leader's heartbeats.
-    pub heartbeat_ticks: usize,
-}
-
-impl RaftConfig {
-    /// The members of a cluster's genesis, with the default of 10 and 2 ticks. Nodes that came later are added by
-    /// [`RaftCore::add_learner`] when their entries are applied, after every start again.
-    pub fn of_genesis(id: NodeId, genesis: &ClusterMap) -> RaftConfig {
-        RaftConfig {
-            id,
-            voters: genesis.voters(),
-            learners: genesis.learners(),
-            start_index: GENESIS_INDEX,
-            start_term: GENESIS_TERM,
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-        }
-    }
-}
-
-/// What raft must remember beside its log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HardState {
-    /// The highest term that was seen.
-    pub term: u64,
-    /// The raft id of who got this node's vote in that term; 0 for nobody.
-    pub vote: u64,
-    /// The last index known to be committed: a help at the next start, not a promise.
-    pub commit: u64,
-}
-
-/// What survived on disk: see [`super::codec::Replay`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// The last hard state.
-    pub hard_state: Option<HardState>,
-    /// Every entry after the snapshot.
-    pub entries: Vec<RaftEntry>,
-}
-
-/// What a [`Ready`] asks to be kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Persist {
-    /// The new hard state, if it changed.
-    pub hard_state: Option<HardState>,
-    /// New entries. They take the place of what the log had from the first one's index on.
-    pub entries: Vec<RaftEntry>,
-}
-
-impl Persist {
-    /// Whether there is nothing to keep.
-    pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none() && self.entries.is_empty()
-    }
-}
-
-/// What is to be done. The module's top says in which order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Ready {
-    /// For [`RaftCore::on_persisted`].
-    pub number: u64,
-    /// Send at once.
-    pub messages_now: Vec<RaftMessage>,
-    /// Keep.
-    pub persist: Persist,
-    /// Whether `messages_after` wait for a sync. If not, being appended is enough; the order of numbers holds all the same.
-    pub must_sync: bool,
-    /// Send when `persist`, and that of every earlier `Ready`, is kept.
-    pub messages_after: Vec<RaftMessage>,
-    /// Apply at once. Empty data passes over its index.
-    pub committed: Vec<RaftEntry>,
-}
-
-/// What this member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It follows, or learns.
-    Follower,
-    /// It asks for votes, or whether it would get them.
-    Candidate,
-    /// It leads.
-    Leader,
-}
-
-/// Figures for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RaftStatus {
-    /// What this member is.
-    pub role: Role,
-    /// Who leads, as far as it knows.
-    pub leader: Option<NodeId>,
-    /// Its term.
-    pub term: u64,
-    /// The last committed index that it knows of.
-    pub committed: u64,
-    /// The last index that it handed out to be applied.
-    pub applied: u64,
-    /// The last index of its log.
-    pub last_index: u64,
-    /// The last index that its disk has.
-    pub persisted: u64,
-    /// On a leader: each other member, and the last index that it acknowledged, in ascending order.
-    pub matched: Vec<(NodeId, u64)>,
-}
-
-/// Where a proposal went into the log: it is decided when something of this index is committed, and taken only if that is
-/// of this term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proposed {
-    /// The leader's term.
-    pub term: u64,
-    /// The index of the first entry; the others follow it.
-    pub first_index: u64,
-}
-
-/// Why a proposal was not taken. None of its entries was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// Another node leads: it takes proposals.
-    #[error("node {leader} leads the control log")]
-    NotLeader {
-        /// Who leads.
-        leader: NodeId,
-    },
-    /// Nobody leads.
-    #[error(
-        "the control log has no leader at present: a majority of its voters must be up and reach each other"
-    )]
-    NoLeader,
-    /// Too much is undecided.
-    #[error("the control log has too much that is not decided yet: ask again")]
-    Busy,
-    /// An entry is empty or too long.
-    #[error("an entry of {len} bytes cannot be proposed, it must have 1 to {ENTRY_BYTES_MAX}")]
-    EntryLength {
-        /// Its length.
-        len: usize,
-    },
-}
-
-/// A member that cannot start, or a message that it does not take.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RaftError {
-    /// The log or the configuration contradicts itself.
-    #[error("the control log cannot start: {why}")]
-    Start {
-        /// What contradicts.
-        why: String,
-    },
-    /// A message that no correct member sends.
-    #[error("refused a {kind:?} message from node {from}: {why}")]
-    BadMessage {
-        /// Who sent it.
-        from: NodeId,
-        /// What it was.
-        kind: RaftMessageKind,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-}
-
 /// One member of the control log.
 pub struct RaftCore {
-    raw: RawNode<MemoryLog>,
-    id: NodeId,
+    pub(super) raw: RawNode<MemoryLog>,
+    pub(super) id: NodeId,
     random: Box<dyn FnMut() -> u64>,
     election_ticks: usize,
     /// The timeout in force, and what raft was when it was drawn.
@@ -228,6 +55,8 @@ pub struct RaftCore {
     /// The term and vote that were last handed out, and the number of the `Ready` that did if it is not persisted yet.
     vote: (u64, u64),
     vote_persisting: Option<u64>,
+    /// How many quorum rounds were begun, so that no two have the same name.
+    pub(super) rounds_begun: u64,
 }
 
 impl RaftCore {
@@ -269,6 +98,7 @@ impl RaftCore {
             persisting: VecDeque::new(),
             vote,
             vote_persisting: None,
+            rounds_begun: 0,
         };
         core.draw_election_timeout();
         Ok(core)
@@ -328,6 +158,8 @@ impl RaftCore {
         let mut ready = self.raw.ready();
         assert!(ready.snapshot().is_empty(), "snapshots are never taken from others");
         let number = ready.number();
+        let states = ready.take_read_states();
+        let rounds = states.iter().filter_map(|state| self.confirmed(state)).collect();
         let hard_state =
             ready.hs().map(|state| HardState { term: state.term, vote: state.vote, commit: state.commit });
         if let Some(state) = hard_state.filter(|state| (state.term, state.vote) != self.vote) {
@@ -351,7 +183,7 @@ impl RaftCore {
             self.raw.advance_apply_to(last.index);
         }
         self.persisting.push_back(number);
-        Some(Ready { number, messages_now, persist, must_sync, messages_after, committed })
+        Some(Ready { number, messages_now, persist, must_sync, messages_after, committed, rounds })
     }
 
     /// The record of this `Ready` is kept. Panics unless it is the oldest that was not: the log has an order.
@@ -449,36 +281,6 @@ impl RaftCore {
         }
     }
 
-    fn is_voter(&self, node: NodeId) -> bool {
-        self.raw.raft.prs().conf().voters().contains(node.raft_id())
-    }
-
-    fn check(&self, message: &RaftMessage) -> Result<(), &'static str> {
-        message.check()?;
-        let raft = &self.raw.raft;
-        if message.to != self.id {
-            return Err("it is addressed to another node");
-        }
-        if message.from == self.id || raft.prs().get(message.from.raft_id()).is_none() {
-            return Err("its sender is not another member");
-        }
-        if message.kind.is_from_voter() && !self.is_voter(message.from) {
-            return Err("its sender does not vote");
-        }
-        if message.term < raft.term {
-            return Ok(());
-        }
-        let last_index = raft.raft_log.last_index();
-        if message.kind == RaftMessageKind::Heartbeat && message.commit > last_index {
-            return Err("it commits what this node acknowledged but does not have: its log was lost");
-        }
-        let acknowledges = message.kind == RaftMessageKind::AppendResponse && !message.reject;
-        if acknowledges && self.is_leader() && message.term == raft.term && message.index > last_index {
-            return Err("it acknowledges what was never written");
-        }
-        Ok(())
-    }
-
     /// Puts this node's own timeout back in place, with a new one whenever raft drew one: that is when the term, the role
     /// or the leader changed.
     fn keep_election_timeout(&mut self) {
@@ -501,55 +303,4 @@ impl RaftCore {
 
 fn to_send(messages: Vec<eraftpb::Message>) -> Vec<RaftMessage> {
     messages.into_iter().filter_map(RaftMessage::from_raft).collect()
-}
-
-/// The hard state to start with, if the log and it go together: raft panics on what does not.
-fn check_restored(config: &RaftConfig, restored: &Restored) -> Result<eraftpb::HardState, String> {
-    if config.voters.is_empty() || config.id.0 == 0 || config.election_ticks < 2 {
-        return Err("it needs a voter, a node number above 0, and at least 2 ticks to an election".to_owned());
-    }
-    let (mut index, mut term) = (config.start_index, config.start_term);
-    for entry in &restored.entries {
-        if entry.index != index + 1 || entry.term < term {
-            return Err(format!(
-                "entry {} of term {} follows entry {index} of term {term}",
-                entry.index, entry.term
-            ));
-        }
-        (index, term) = (entry.index, entry.term);
-    }
-    let first = HardState { term: config.start_term, vote: 0, commit: config.start_index };
-    let kept = restored.hard_state.unwrap_or(first);
-    if kept.term < term {
-        return Err(format!("its term is {}, but its last entry is of term {term}", kept.term));
-    }
-    if kept.commit > index {
-        return Err(format!("entry {} is committed, but its last entry is {index}", kept.commit));
-    }
-    let commit = kept.commit.max(config.start_index);
-    Ok(eraftpb::HardState { term: kept.term, vote: kept.vote, commit, ..Default::default() })
-}
-
-/// Raft's own words, into this process's log.
-fn logger() -> slog::Logger {
-    struct Tracing;
-    impl slog::Drain for Tracing {
-        type Ok = ();
-        type Err = slog::Never;
-
-        fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
-            match record.level() {
-                slog::Level::Critical | slog::Level::Error => {
-                    tracing::error!(target: "raft", "{}", record.msg())
-                }
-                slog::Level::Warning => tracing::warn!(target: "raft", "{}", record.msg()),
-                slog::Level::Info => tracing::debug!(target: "raft", "{}", record.msg()),
-                slog::Level::Debug | slog::Level::Trace => {
-                    tracing::trace!(target: "raft", "{}", record.msg())
-                }
-            }
-            Ok(())
-        }
-    }
-    slog::Logger::root(Tracing, slog::o!())
 }

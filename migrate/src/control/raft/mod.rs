@@ -1,0 +1,20 @@
+//! The control log's consensus: the `raft` crate, with its traps closed and its bytes replaced by our own.
+//!
+//! [`RaftCore`] is one member, without I/O; `core` says how it is run. [`message`] is what travels, `storage` the log as
+//! raft reads it, `check` what is refused, `rounds` the quorum rounds that leases rest on.
+//!
+//! What this module does not know: what entries mean. It carries their bytes.
+
+mod check;
+mod core;
+mod logger;
+pub mod message;
+mod rounds;
+mod storage;
+mod types;
+
+pub use self::core::RaftCore;
+pub use message::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+pub use types::{
+    HardState, Persist, ProposeError, Proposed, RaftConfig, RaftError, RaftStatus, Ready, Restored, Role,
+};
