@@ -110,6 +110,11 @@ pub enum Effect {
         /// The job.
         job: JobId,
     },
+    /// The control log has other voters.
+    VotersSet {
+        /// All of them, in ascending order: the raft core's owner tells it.
+        voters: Vec<NodeId>,
+    },
 }
 
 /// What the vote decided on one job.
@@ -189,6 +194,7 @@ impl ClusterMap {
             EntryBody::EndAttempt { job, attempt, why } => self.end_attempt(entry.at_ms, *job, *attempt, why),
             EntryBody::AbortJob { job, why, cancelled } => self.abort_job(entry.at_ms, *job, why, *cancelled),
             EntryBody::Activated { job } => self.activated(entry.at_ms, *job),
+            EntryBody::SetVoters { voters } => self.set_voters(entry.origin, voters),
         }
     }
 
@@ -223,6 +229,16 @@ impl ClusterMap {
         self.proposals.remove(&node);
         self.retired.insert(node);
         Ok(Effect::NodeRemoved { node })
+    }
+
+    fn set_voters(&mut self, origin: Origin, voters: &[NodeId]) -> Result<Effect, Refusal> {
+        check::not_seen(self, origin)?;
+        check::set_voters(self, voters)?;
+        self.remember(origin);
+        for (id, node) in &mut self.nodes {
+            node.voter = voters.contains(id);
+        }
+        Ok(Effect::VotersSet { voters: self.voters() })
     }
 
     fn create_shard(

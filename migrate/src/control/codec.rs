@@ -7,7 +7,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::entry::{Entry, TooLong};
+use super::entry::{Entry, EntryBody, TooLong};
 use super::map::{ClusterMap, Genesis};
 use super::raft::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, HardState, Persist, RaftEntry, RaftMessage, Restored};
 use super::validate::Invalid;
@@ -128,6 +128,15 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
     Ok(entry)
 }
 
+/// No entry that sets the voters is longer: its origin, its time, and up to seven nodes.
+const SET_VOTERS_BYTES_MAX: usize = 128;
+
+/// Whether this is an encoded entry that sets the voters of the control log.
+pub fn sets_voters(bytes: &[u8]) -> bool {
+    bytes.len() <= SET_VOTERS_BYTES_MAX
+        && decode_entry(bytes).is_ok_and(|entry| matches!(entry.body, EntryBody::SetVoters { .. }))
+}
+
 /// A cluster map as bytes.
 pub fn encode_map(map: &ClusterMap) -> Result<Vec<u8>, CodecError> {
     encode(&MAP, map)
@@ -189,6 +198,7 @@ impl Replay {
         let malformed = |why: String| CodecError::Malformed { what: PERSIST.what, why };
         let persist: Persist = decode(&PERSIST, record)?;
         for entry in persist.entries {
+            entry.check().map_err(|what| malformed(format!("entry {}: {what}", entry.index)))?;
             let next = self.start_index + 1 + self.entries.len() as u64;
             if entry.index <= self.start_index || entry.index > next {
                 return Err(malformed(format!("it has entry {}, but {next} would be the next", entry.index)));

@@ -8,7 +8,7 @@
 use lockgate_engine::{Slot, Term, Version};
 use serde::{Deserialize, Serialize};
 
-use super::map::NodeInfo;
+use super::map::{NodeInfo, VOTERS_MAX};
 use super::types::{Attempt, Epoch, Incarnation, JobId, Name, NodeId, SLOT_COUNT, ShardId, SlotRange};
 use super::wire;
 
@@ -128,6 +128,11 @@ pub enum EntryBody {
         /// The job.
         job: JobId,
     },
+    /// The voters of the control log are replaced; who loses its vote learns on. Acts once: a duplicate is refused.
+    SetVoters {
+        /// Who votes from now on.
+        voters: Vec<NodeId>,
+    },
 }
 
 /// What a source gathered before it asked for the vote on one job (R14). Void unless all of it still holds on apply.
@@ -194,6 +199,7 @@ impl EntryBody {
             | EntryBody::Restarted { .. }
             | EntryBody::Failover { .. }
             | EntryBody::Activated { .. } => Ok(()),
+            EntryBody::SetVoters { voters } => within("the list of voters", voters.len(), VOTERS_MAX),
             EntryBody::CreateShard { replicas, .. } => {
                 within("the list of replicas", replicas.len(), MEMBERS_MAX)
             }
@@ -232,6 +238,7 @@ impl EntryBody {
             EntryBody::EndAttempt { .. } => "EndAttempt",
             EntryBody::AbortJob { .. } => "AbortJob",
             EntryBody::Activated { .. } => "Activated",
+            EntryBody::SetVoters { .. } => "SetVoters",
         }
     }
 }

@@ -10,7 +10,7 @@ use lockgate_engine::Slot;
 use lockgate_runtime::mutation;
 
 use super::entry::{Evidence, MEMBERS_MAX, Origin};
-use super::map::{ClusterMap, Job, JobState, NodeInfo, PROPOSALS_KEPT, Proposals, Shard};
+use super::map::{ClusterMap, Job, JobState, NodeInfo, PROPOSALS_KEPT, Proposals, Shard, VOTERS_MAX};
 use super::types::{Attempt, Epoch, Incarnation, JobId, Name, NodeId, ShardId, SlotRange, slots_of};
 
 /// Why an entry had no effect. The texts are for operators; where clients of the cluster protocol match on a text, it is
@@ -30,9 +30,9 @@ pub enum Refusal {
     NodeZero,
     #[error("the name {name} is taken by node {node}")]
     NameTaken { name: Name, node: NodeId },
-    #[error("node {node} cannot become a voter: the voters are set when the cluster is created")]
+    #[error("node {node} must join as a learner: SetVoters makes it a voter")]
     VotersFixed { node: NodeId },
-    #[error("node {node} is a voter and cannot be removed")]
+    #[error("node {node} is a voter and cannot be removed: take it from the voters first")]
     IsVoter { node: NodeId },
     #[error("node {node} serves shard {shard}")]
     NodeInShard { node: NodeId, shard: ShardId },
@@ -104,6 +104,8 @@ pub enum Refusal {
     AttemptConsumed { job: JobId, named: Attempt, current: Attempt },
     #[error("a vote must name at least one job")]
     NoJobs,
+    #[error("a cluster has 1 to {VOTERS_MAX} voters, not {voters}")]
+    VoterCount { voters: usize },
 }
 
 /// Why the vote on one job moved nothing.
@@ -188,6 +190,20 @@ pub(super) fn remove_node(map: &ClusterMap, id: NodeId) -> Result<(), Refusal> {
     // Slots, pending ones too, belong to shards, so a node without a shard has neither.
     no_shard(map, id)?;
     if node(map, id)?.voter { Err(Refusal::IsVoter { node: id }) } else { Ok(()) }
+}
+
+pub(super) fn set_voters(map: &ClusterMap, voters: &[NodeId]) -> Result<(), Refusal> {
+    if voters.is_empty() || voters.len() > VOTERS_MAX {
+        return Err(Refusal::VoterCount { voters: voters.len() });
+    }
+    let mut named = BTreeSet::new();
+    for voter in voters {
+        node(map, *voter)?;
+        if !named.insert(*voter) {
+            return Err(Refusal::NamedTwice { node: *voter });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn create_shard(

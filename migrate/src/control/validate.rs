@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockgate_engine::Slot;
 
-use super::map::{ClusterMap, JOBS_KEPT, Job, JobState, PROPOSALS_KEPT, Shard};
+use super::map::{ClusterMap, JOBS_KEPT, Job, JobState, PROPOSALS_KEPT, Shard, VOTERS_MAX};
 use super::types::{JobId, NodeId, ShardId, slots_of};
 
 /// A cluster map that breaks an invariant. It must not be used.
@@ -59,6 +59,8 @@ impl ClusterMap {
             hold!(!self.retired.contains(id), "node {id} is retired and present");
             hold!(names.insert(node.name), "node {id} shares its name with another node");
         }
+        let voters = self.voters().len();
+        hold!((1..=VOTERS_MAX).contains(&voters), "a cluster has 1 to {VOTERS_MAX} voters, not {voters}");
         for (id, proposals) in &self.proposals {
             hold!(self.nodes.contains_key(id), "proposals of node {id}, which does not exist, are kept");
             hold!(

@@ -32,7 +32,10 @@ struct Touched {
 impl Touched {
     fn note(&mut self, body: &EntryBody) {
         match body {
-            EntryBody::AddNode(_) | EntryBody::RemoveNode { .. } | EntryBody::SetInSync { .. } => {}
+            EntryBody::AddNode(_)
+            | EntryBody::RemoveNode { .. }
+            | EntryBody::SetInSync { .. }
+            | EntryBody::SetVoters { .. } => {}
             // Rare, and they change what many slots rest on.
             EntryBody::CreateShard { .. } | EntryBody::Restarted { .. } | EntryBody::Failover { .. } => {
                 self.all = true

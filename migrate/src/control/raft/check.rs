@@ -18,11 +18,13 @@ impl RaftCore {
         if message.to != self.id {
             return Err("it is addressed to another node");
         }
-        if message.from == self.id || raft.prs().get(message.from.raft_id()).is_none() {
-            return Err("its sender is not another member");
+        if message.from == self.id {
+            return Err("its sender is this node");
         }
-        if message.kind.is_from_voter() && !self.is_voter(message.from) {
-            return Err("its sender does not vote");
+        // Who asks may be a member that this one has yet to hear of: the entries that made it one, or gave it a vote, may
+        // be what it sends. Answers come only from those who were asked.
+        if message.kind.is_response() && raft.prs().get(message.from.raft_id()).is_none() {
+            return Err("its sender is not a member");
         }
         if message.term < raft.term {
             return Ok(());
@@ -52,6 +54,7 @@ pub(super) fn check_restored(config: &RaftConfig, restored: &Restored) -> Result
                 entry.index, entry.term
             ));
         }
+        entry.check().map_err(|what| format!("entry {}: {what}", entry.index))?;
         (index, term) = (entry.index, entry.term);
     }
     let first = HardState { term: config.start_term, vote: 0, commit: config.start_index };

@@ -2,7 +2,8 @@
 //! decided entries out. A wrapper around the `raft` crate that closes its traps.
 //!
 //! How a driver runs it: after any `step`, `tick` or `propose` it calls [`RaftCore::ready`] until there is nothing. Of each
-//! [`Ready`] it sends `messages_now` at once, applies `committed` at once and in order, appends `persist` to its log, and
+//! [`Ready`] it sends `messages_now` at once, applies `committed` at once and in order (and says what came of each entry that
+//! sets the voters: [`RaftCore::finish_change`]), appends `persist` to its log, and
 //! when that is on disk it sends `messages_after` and calls [`RaftCore::on_persisted`], in the order of the numbers; then it
 //! calls `ready` again. It may go on stepping and ticking while a record is on its way to the disk.
 //!
@@ -17,21 +18,24 @@
 //! - Raft panics on some messages that no correct member sends (a heartbeat that commits what this node does not have, an
 //!   acknowledgement of what the leader never wrote). [`RaftCore::step`] refuses these with an error that names the sender.
 //! - A quorum round's answers are told apart by term and number: see [`RaftCore::begin_round`].
-//! - Members change only by learners coming and going, which does not touch majorities. No entry of raft's own
-//!   configuration-change kind is ever proposed, or taken from others.
+//! - How members change is told in `members`, and what becomes of a leader that loses its vote in `heirs`.
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{self, ConfChange, ConfChangeType, ConfState, MessageType};
+use raft::eraftpb::{self, MessageType};
 use raft::{Config, RawNode, StateRole};
 
 use super::check::check_restored;
 use super::logger::logger;
-use super::message::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+use super::members::Members;
+use super::message::{
+    APPEND_BYTES_MAX, ENTRY_BYTES_MAX, MembersChange, RaftEntry, RaftMessage, RaftMessageKind,
+};
 use super::storage::MemoryLog;
 use super::types::{
     HardState, Persist, ProposeError, Proposed, RaftConfig, RaftError, RaftStatus, Ready, Restored, Role,
 };
+use crate::control::codec::sets_voters;
 use crate::control::types::NodeId;
 
 /// Appends to one member that may be under way at once.
@@ -57,6 +61,12 @@ pub struct RaftCore {
     vote_persisting: Option<u64>,
     /// How many quorum rounds were begun, so that no two have the same name.
     pub(super) rounds_begun: u64,
+    /// Changes of the configuration that were handed out to be applied and are not finished.
+    pub(super) undecided: VecDeque<(u64, MembersChange)>,
+    /// Where raft is applied to once they are.
+    pub(super) apply_to: Option<u64>,
+    /// Learners who come or go once the configuration is not joint any more.
+    pub(super) learners_later: Vec<(NodeId, bool)>,
 }
 
 impl RaftCore {
@@ -69,9 +79,9 @@ impl RaftCore {
         let start = |why: String| RaftError::Start { why };
         let hard_state = check_restored(config, &restored).map_err(start)?;
         let vote = (hard_state.term, hard_state.vote);
-        let raft_ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.raft_id()).collect::<Vec<u64>>();
-        let (voters, learners) = (raft_ids(&config.voters), raft_ids(&config.learners));
-        let members = ConfState { voters, learners, ..ConfState::default() };
+        let members = Members::new(config.voters.clone(), config.learners.clone());
+        members.check().map_err(|what| start(what.to_owned()))?;
+        let members = members.to_raft();
         let entries = restored.entries.iter().map(RaftEntry::to_raft).collect();
         let log = MemoryLog::new(config.start_index, config.start_term, hard_state, members, entries);
         let raft_config = Config {
@@ -99,6 +109,9 @@ impl RaftCore {
             vote,
             vote_persisting: None,
             rounds_begun: 0,
+            undecided: VecDeque::new(),
+            apply_to: None,
+            learners_later: Vec::new(),
         };
         core.draw_election_timeout();
         Ok(core)
@@ -127,7 +140,8 @@ impl RaftCore {
         self.keep_election_timeout();
     }
 
-    /// Proposes encoded entries, all in one step, so that they share messages and syncs.
+    /// Proposes encoded entries, all in one step, so that they share messages and syncs. At most one of them may set the
+    /// voters, and only while [`RaftCore::can_change_voters`]: otherwise none is taken.
     pub fn propose(&mut self, entries: Vec<Vec<u8>>) -> Result<Proposed, ProposeError> {
         if !self.is_leader() {
             return Err(self
@@ -137,6 +151,11 @@ impl RaftCore {
         if let Some(wrong) = entries.iter().find(|data| data.is_empty() || data.len() > ENTRY_BYTES_MAX) {
             return Err(ProposeError::EntryLength { len: wrong.len() });
         }
+        let changes = entries.iter().filter(|data| sets_voters(data)).count();
+        if changes > 1 || (changes == 1 && !self.can_change_voters()) {
+            // Raft would put an empty entry into its place, without a word.
+            return Err(ProposeError::VotersChange);
+        }
         let proposed = Proposed { term: self.term(), first_index: self.raw.raft.raft_log.last_index() + 1 };
         if entries.is_empty() {
             return Ok(proposed);
@@ -144,7 +163,10 @@ impl RaftCore {
         let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.id.raft_id();
-        let entries = entries.into_iter().map(|data| RaftEntry { data, ..RaftEntry::default() }.to_raft());
+        let entries = entries.into_iter().map(|data| {
+            let change = if sets_voters(&data) { MembersChange::Voters } else { MembersChange::None };
+            RaftEntry { data, change, ..RaftEntry::default() }.to_raft()
+        });
         message.set_entries(entries.collect::<Vec<_>>().into());
         self.raw.step(message).map_err(|_| ProposeError::Busy)?;
         Ok(proposed)
@@ -152,6 +174,7 @@ impl RaftCore {
 
     /// What is to be done next, if anything.
     pub fn ready(&mut self) -> Option<Ready> {
+        assert!(self.undecided.is_empty(), "a change of voters was applied and not finished");
         if !self.raw.has_ready() {
             return None;
         }
@@ -179,9 +202,7 @@ impl RaftCore {
             ready.take_committed_entries().into_iter().map(RaftEntry::from_raft).collect();
         let must_sync = ready.must_sync();
         self.raw.advance_append_async(ready);
-        if let Some(last) = committed.last() {
-            self.raw.advance_apply_to(last.index);
-        }
+        self.await_changes(&committed);
         self.persisting.push_back(number);
         Some(Ready { number, messages_now, persist, must_sync, messages_after, committed, rounds })
     }
@@ -203,28 +224,6 @@ impl RaftCore {
     /// A member's messages could not be sent: a leader stops sending it more than one at a time.
     pub fn report_unreachable(&mut self, node: NodeId) {
         self.raw.report_unreachable(node.raft_id());
-    }
-
-    /// A node joined: it learns the log from now on. To be called when its entry is applied, on every member.
-    pub fn add_learner(&mut self, node: NodeId) -> Result<(), RaftError> {
-        self.change_learner(node, ConfChangeType::AddLearnerNode)
-    }
-
-    /// A node left. To be called when its entry is applied, on every member.
-    pub fn remove_learner(&mut self, node: NodeId) -> Result<(), RaftError> {
-        self.change_learner(node, ConfChangeType::RemoveNode)
-    }
-
-    fn change_learner(&mut self, node: NodeId, how: ConfChangeType) -> Result<(), RaftError> {
-        let start = |why: String| RaftError::Start { why };
-        if self.is_voter(node) {
-            return Err(start(format!("node {node} is a voter, and voters do not change")));
-        }
-        let mut change = ConfChange::default();
-        change.set_change_type(how);
-        change.node_id = node.raft_id();
-        self.raw.apply_conf_change(&change).map_err(|error| start(error.to_string()))?;
-        Ok(())
     }
 
     /// Who leads, as far as this member knows.
@@ -283,7 +282,7 @@ impl RaftCore {
 
     /// Puts this node's own timeout back in place, with a new one whenever raft drew one: that is when the term, the role
     /// or the leader changed.
-    fn keep_election_timeout(&mut self) {
+    pub(super) fn keep_election_timeout(&mut self) {
         let raft = &self.raw.raft;
         if self.drawn_for != (raft.term, raft.state, raft.leader_id) {
             self.draw_election_timeout();

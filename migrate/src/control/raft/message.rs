@@ -1,10 +1,12 @@
 //! Messages between the control log's members, in a form of our own.
 //!
 //! The `raft` crate's own encoding is protobuf, whose decoder is not trusted with bytes from a network. Here each message
-//! that may travel is a plain structure; what must not travel (proposals, ticks, snapshots, configuration changes) has no
-//! form at all, so it cannot arrive.
+//! that may travel is a plain structure; what must not travel (proposals, ticks) has no form at all, so it cannot arrive.
+//! Raft keeps changes of its configuration as protobuf inside of entries; those bytes are made here from our own form, and
+//! never taken from anybody.
 
-use raft::eraftpb::{self, EntryType, MessageType};
+use protobuf::Message as _;
+use raft::eraftpb::{self, ConfChangeSingle, ConfChangeV2, EntryType, MessageType};
 use serde::{Deserialize, Serialize};
 
 use crate::control::types::NodeId;
@@ -34,6 +36,18 @@ pub enum RaftMessageKind {
     TimeoutNow,
 }
 
+/// What an entry does to who takes part in the log. The order is part of the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MembersChange {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its data sets the voters. Which, and whether, is decided when it is applied.
+    Voters,
+    /// It ends a joint configuration. It has no data: raft proposes it by itself.
+    Leave,
+}
+
 /// An entry of the raft log. Empty data is what a new leader writes to begin its term.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaftEntry {
@@ -44,6 +58,8 @@ pub struct RaftEntry {
     /// An encoded [`crate::control::Entry`], or nothing.
     #[serde(with = "wire::bytes")]
     pub data: Vec<u8>,
+    /// What it does to who takes part.
+    pub change: MembersChange,
 }
 
 /// A message from one member to another. The fields mean what they mean in the `raft` crate.
@@ -95,26 +111,63 @@ impl RaftMessageKind {
         }
     }
 
-    /// Whether only a voter sends it.
-    pub fn is_from_voter(self) -> bool {
-        !matches!(self, RaftMessageKind::AppendResponse | RaftMessageKind::HeartbeatResponse)
+    /// Whether it answers another message.
+    pub fn is_response(self) -> bool {
+        matches!(
+            self,
+            RaftMessageKind::AppendResponse
+                | RaftMessageKind::RequestVoteResponse
+                | RaftMessageKind::RequestPreVoteResponse
+                | RaftMessageKind::HeartbeatResponse
+        )
     }
 }
 
 impl RaftEntry {
     pub(super) fn from_raft(entry: eraftpb::Entry) -> RaftEntry {
-        // Only normal entries are ever proposed here or accepted from others, so the type needs no field.
-        RaftEntry { term: entry.term, index: entry.index, data: entry.data.to_vec() }
+        let (change, data) = match entry.get_entry_type() {
+            EntryType::EntryNormal => (MembersChange::None, entry.data),
+            _ if entry.data.is_empty() => (MembersChange::Leave, entry.data),
+            _ => (MembersChange::Voters, entry.context),
+        };
+        RaftEntry { term: entry.term, index: entry.index, data: data.to_vec(), change }
     }
 
     pub(super) fn to_raft(&self) -> eraftpb::Entry {
-        let mut entry = eraftpb::Entry::default();
-        entry.set_entry_type(EntryType::EntryNormal);
-        entry.term = self.term;
-        entry.index = self.index;
-        entry.data = self.data.clone().into();
+        let mut entry = eraftpb::Entry { term: self.term, index: self.index, ..Default::default() };
+        match self.change {
+            MembersChange::None => entry.data = self.data.clone().into(),
+            MembersChange::Voters => {
+                entry.set_entry_type(EntryType::EntryConfChangeV2);
+                entry.data = some_change().into();
+                entry.context = self.data.clone().into();
+            }
+            MembersChange::Leave => entry.set_entry_type(EntryType::EntryConfChangeV2),
+        }
         entry
     }
+
+    /// What is wrong with the entry by itself.
+    pub(in crate::control) fn check(&self) -> Result<(), &'static str> {
+        if self.data.len() > ENTRY_BYTES_MAX {
+            return Err("it carries an entry that is too long");
+        }
+        match self.change {
+            MembersChange::Voters if self.data.is_empty() => {
+                Err("it carries a change of voters that names none")
+            }
+            MembersChange::Leave if !self.data.is_empty() => Err("it carries the end of a change with data"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What raft reads of an entry that changes the voters, when one is proposed: that it does not end a joint configuration.
+/// The change itself is made when the entry is applied. The bytes are made here and read by nobody else.
+fn some_change() -> Vec<u8> {
+    let mut change = ConfChangeV2::default();
+    change.set_changes(vec![ConfChangeSingle::default()].into());
+    change.write_to_bytes().expect("a message of two bytes is written to memory")
 }
 
 impl RaftMessage {
@@ -173,9 +226,7 @@ impl RaftMessage {
             if entry.term < term || entry.term > self.term {
                 return Err("its entries' terms are not in order");
             }
-            if entry.data.len() > ENTRY_BYTES_MAX {
-                return Err("it carries an entry that is too long");
-            }
+            entry.check()?;
             (index, term) = (entry.index, entry.term);
         }
         Ok(())

@@ -154,6 +154,9 @@ pub enum ProposeError {
         "the control log has no leader at present: a majority of its voters must be up and reach each other"
     )]
     NoLeader,
+    /// The voters are being changed already, or this leader is too new to change them, or it was asked twice at once.
+    #[error("the voters of the control log cannot be changed at this moment: ask again")]
+    VotersChange,
     /// Too much is undecided.
     #[error("the control log has too much that is not decided yet: ask again")]
     Busy,

@@ -6,7 +6,7 @@ use super::super::raft::*;
 use super::*;
 
 fn raft_entry(term: u64, index: u64) -> RaftEntry {
-    RaftEntry { term, index, data: vec![index as u8; 3] }
+    RaftEntry { term, index, data: vec![index as u8; 3], change: MembersChange::None }
 }
 
 fn append() -> RaftMessage {

@@ -364,3 +364,25 @@ fn an_index_is_applied_once() {
     let mut cluster = Cluster::new();
     cluster.map.skip(1);
 }
+
+#[test]
+fn voters_are_replaced_once_and_only_by_nodes() {
+    let mut cluster = Cluster::new();
+    let voters = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
+    let set = |ids: &[u32]| EntryBody::SetVoters { voters: voters(ids) };
+    assert_eq!(cluster.refused(set(&[])), Refusal::VoterCount { voters: 0 });
+    let eight: Vec<u32> = (1..=8).collect();
+    assert_eq!(cluster.refused(set(&eight)), Refusal::VoterCount { voters: 8 });
+    assert_eq!(cluster.refused(set(&[1, 9])), Refusal::UnknownNode { node: NodeId(9) });
+    assert_eq!(cluster.refused(set(&[1, 2, 1])), Refusal::NamedTwice { node: NodeId(1) });
+    assert_eq!(cluster.map.voters(), voters(&[1, 2, 3, 4, 5]));
+    let entry = cluster.entry(set(&[7, 6]));
+    let effect = Effect::VotersSet { voters: voters(&[6, 7]) };
+    assert_eq!(cluster.apply_entry(&entry), Outcome::Applied(effect));
+    assert_eq!((cluster.map.voters(), cluster.map.learners()), (voters(&[6, 7]), voters(&[1, 2, 3, 4, 5])));
+    cluster.effect(set(&[1]));
+    let late = Outcome::Refused(Refusal::Duplicate { node: NodeId(1) });
+    assert_eq!(cluster.apply_entry(&entry), late);
+    assert_eq!(cluster.map.voters(), voters(&[1]));
+    cluster.effect(EntryBody::RemoveNode { node: NodeId(7) });
+}

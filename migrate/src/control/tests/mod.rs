@@ -7,6 +7,8 @@ mod properties;
 mod raft;
 mod raft_faults;
 mod raft_group;
+mod raft_heirs;
+mod raft_members;
 mod raft_rounds;
 
 use lockgate_engine::{Slot, Term, Version};

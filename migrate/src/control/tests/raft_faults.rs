@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::codec::{Replay, decode_message, encode_message, encode_persist};
+use super::super::codec::{Replay, decode_message, encode_entry, encode_message, encode_persist};
 use super::super::raft::*;
+use super::raft_group::{apply_entry, genesis_map};
 use super::*;
 
 /// splitmix64: a seed is all that a run depends on.
@@ -31,10 +32,14 @@ struct Member {
     core: Option<RaftCore>,
     disk: Vec<Vec<u8>>,
     cached: VecDeque<(u64, Vec<u8>, Vec<RaftMessage>)>,
-    applied: u64,
+    map: ClusterMap,
 }
 
 struct Group {
+    genesis: ClusterMap,
+    /// Whether the voters change too.
+    changes: bool,
+    changed: u64,
     random: Random,
     members: Vec<Member>,
     network: Vec<Vec<u8>>,
@@ -50,21 +55,20 @@ struct Group {
 
 impl Group {
     fn new(seed: u64, voters: u32, learners: u32) -> Group {
-        let ids = |range: std::ops::RangeInclusive<u32>| range.map(NodeId).collect::<Vec<_>>();
-        let config = |id| RaftConfig {
-            id: NodeId(id),
-            voters: ids(1..=voters),
-            learners: ids(voters + 1..=voters + learners),
-            start_index: 1,
-            start_term: 1,
-            election_ticks: 10,
-            heartbeat_ticks: 2,
+        let genesis = genesis_map(voters, learners);
+        let member = |id| Member {
+            config: RaftConfig::of_genesis(NodeId(id), &genesis),
+            core: None,
+            disk: vec![],
+            cached: VecDeque::new(),
+            map: genesis.clone(),
         };
-        let member =
-            |id| Member { config: config(id), core: None, disk: vec![], cached: VecDeque::new(), applied: 1 };
         let mut group = Group {
             random: Random(seed),
             members: (1..=voters + learners).map(member).collect(),
+            genesis,
+            changes: false,
+            changed: 0,
             network: vec![],
             decided: BTreeMap::new(),
             faults: true,
@@ -84,7 +88,7 @@ impl Group {
         member.disk.iter().for_each(|record| replay.push(record).unwrap());
         let core = RaftCore::new(&member.config, replay.finish(), Box::new(move || random.next())).unwrap();
         member.core = Some(core);
-        member.applied = 1;
+        member.map = self.genesis.clone();
     }
 
     /// What the disk did not have yet is gone, except that some of it may have got there.
@@ -108,9 +112,11 @@ impl Group {
             };
             self.send(ready.messages_now);
             for entry in ready.committed {
-                let applied = &mut self.members[member].applied;
-                assert_eq!(entry.index, *applied + 1, "decided entries come in order, each once");
-                *applied = entry.index;
+                // The map asserts that entries come in order, each once.
+                let Member { core, map, .. } = &mut self.members[member];
+                let voters = map.voters();
+                apply_entry(core.as_mut().unwrap(), map, &entry);
+                self.changed += u64::from(map.voters() != voters);
                 let decided = self.decided.entry(entry.index).or_insert_with(|| entry.clone());
                 assert_eq!(*decided, entry, "two members decided otherwise");
             }
@@ -164,6 +170,25 @@ impl Group {
         }
     }
 
+    /// Asks for any voters, also for more than there are nodes.
+    fn change_voters(&mut self) {
+        let nodes = self.members.len() as u64 + self.random.below(8) / 7;
+        let (mask, first) = (self.random.next(), 1 + self.random.below(nodes));
+        let voters = (1..=nodes)
+            .filter(|id| *id == first || mask >> id & 1 == 1)
+            .map(|id| NodeId(id as u32))
+            .collect();
+        self.proposed += 1;
+        let origin = Origin { node: NodeId(1), boot: 1, seq: self.proposed };
+        let entry = encode_entry(&Entry { origin, at_ms: 0, body: EntryBody::SetVoters { voters } }).unwrap();
+        for member in 0..self.members.len() {
+            if let Some(core) = &mut self.members[member].core {
+                let _ = core.propose(vec![entry.clone()]);
+            }
+            self.run_ready(member);
+        }
+    }
+
     fn step(&mut self) {
         let member = self.random.below(self.members.len() as u64) as usize;
         match self.random.below(if self.faults { 1_000 } else { 990 }) {
@@ -178,6 +203,7 @@ impl Group {
                 }
                 self.run_ready(member);
             }
+            970..975 if self.changes && self.faults => self.change_voters(),
             970..990 if self.decided.len() < self.goal => self.propose(),
             970..990 => {}
             _ if self.members[member].core.is_some() => self.crash(member),
@@ -201,21 +227,30 @@ impl Group {
         for _ in 0..200_000 {
             self.step();
             let last = self.decided.keys().last().copied().unwrap_or(1);
-            if self.decided.len() >= self.goal && self.members.iter().all(|member| member.applied == last) {
+            if self.decided.len() >= self.goal && self.members.iter().all(|member| member.map.applied == last)
+            {
                 return;
             }
         }
         panic!("the group did not recover");
     }
 
-    fn run(seed: u64, voters: u32, learners: u32) -> Group {
+    fn run(seed: u64, voters: u32, learners: u32, changes: bool) -> Group {
         let mut group = Group::new(seed, voters, learners);
+        group.changes = changes;
         for _ in 0..10_000 {
             group.step();
         }
         group.heal();
         let indexes: Vec<u64> = group.decided.keys().copied().collect();
         assert_eq!(indexes, (2..2 + indexes.len() as u64).collect::<Vec<_>>(), "no gap");
+        let first = &group.members[0];
+        let members = first.core.as_ref().unwrap().members();
+        assert!(members.is_joint() || members.voters == first.map.voters());
+        for member in &group.members {
+            assert_eq!(member.map, first.map);
+            assert_eq!(member.core.as_ref().unwrap().members(), members);
+        }
         group
     }
 }
@@ -223,7 +258,7 @@ impl Group {
 fn run_many(voters: u32, learners: u32, seeds: std::ops::Range<u64>) {
     let (mut crashes, mut decided) = (0, 0);
     for seed in seeds {
-        let group = Group::run(seed, voters, learners);
+        let group = Group::run(seed, voters, learners, false);
         crashes += group.crashes;
         decided += group.decided.len();
     }
@@ -252,6 +287,20 @@ fn two_voters() {
 
 #[test]
 fn a_seed_decides_the_whole_run() {
-    let (first, second) = (Group::run(7, 3, 1), Group::run(7, 3, 1));
+    let (first, second) = (Group::run(7, 3, 1, true), Group::run(7, 3, 1, true));
     assert_eq!((first.trace, first.decided), (second.trace, second.decided));
+}
+
+#[test]
+fn voters_that_change_all_the_time() {
+    let (mut crashes, mut changed) = (0, 0);
+    for seed in 400..416 {
+        let group = Group::run(seed, 1 + (seed % 4) as u32, 4 - (seed % 4) as u32, true);
+        crashes += group.crashes;
+        changed += group.changed;
+    }
+    assert!(
+        crashes > 50 && changed > 300,
+        "{crashes} crashes, {changed} changes seen: the runs did not try much"
+    );
 }

@@ -3,27 +3,61 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::super::codec::{Replay, decode_message, encode_message, encode_persist};
+use super::super::codec::{
+    Replay, decode_entry, decode_message, encode_entry, encode_message, encode_persist,
+};
 use super::super::raft::*;
 use super::*;
 
+/// Nodes 1 to `voters` vote, those after them learn; nobody serves anything.
+pub(super) fn genesis_map(voters: u32, learners: u32) -> ClusterMap {
+    let nodes = (1..=voters + learners).map(|node| node_info(node, node <= voters)).collect();
+    ClusterMap::genesis(Genesis { cluster: [7; 16], nodes, shards: vec![] }).unwrap()
+}
+
+/// Does what an owner does with a committed entry. What is no entry is passed over.
+pub(super) fn apply_entry(core: &mut RaftCore, map: &mut ClusterMap, entry: &RaftEntry) {
+    let outcome = match decode_entry(&entry.data) {
+        Ok(body) => Some(map.apply(entry.index, &body)),
+        Err(_) => {
+            map.skip(entry.index);
+            None
+        }
+    };
+    if entry.change == MembersChange::Voters {
+        let voters = match &outcome {
+            Some(Outcome::Applied(Effect::VotersSet { voters })) => Some(&voters[..]),
+            _ => None,
+        };
+        core.finish_change(entry.index, voters);
+    }
+    match outcome {
+        Some(Outcome::Applied(Effect::NodeAdded { node })) => core.add_learner(node),
+        Some(Outcome::Applied(Effect::NodeRemoved { node })) => core.remove_learner(node),
+        _ => {}
+    }
+}
+
 /// One member and what it said.
 pub(super) struct Member {
-    config: RaftConfig,
     pub(super) core: RaftCore,
+    pub(super) map: ClusterMap,
+    genesis: ClusterMap,
     disk: Vec<Vec<u8>>,
     pub(super) committed: Vec<RaftEntry>,
     pub(super) rounds: Vec<(u64, u64)>,
 }
 
 impl Member {
-    fn start(config: RaftConfig, disk: Vec<Vec<u8>>) -> Member {
+    fn start(id: u32, genesis: ClusterMap, disk: Vec<Vec<u8>>) -> Member {
+        let config = RaftConfig::of_genesis(NodeId(id), &genesis);
         let mut replay = Replay::new(config.start_index);
         disk.iter().for_each(|record| replay.push(record).unwrap());
         // Apart from each other, so that elections need no second try.
-        let spread = u64::from(config.id.0) * 3;
+        let spread = u64::from(id) * 3;
         let core = RaftCore::new(&config, replay.finish(), Box::new(move || spread)).unwrap();
-        Member { config, core, disk, committed: Vec::new(), rounds: Vec::new() }
+        let map = genesis.clone();
+        Member { core, map, genesis, disk, committed: Vec::new(), rounds: Vec::new() }
     }
 }
 
@@ -32,23 +66,18 @@ pub(super) struct RaftGroup {
     pub(super) members: BTreeMap<u32, Member>,
     /// Who neither sends nor receives.
     pub(super) cut: BTreeSet<u32>,
+    /// A kind of message that gets lost.
+    pub(super) lost: Option<RaftMessageKind>,
     network: VecDeque<Vec<u8>>,
+    seq: u64,
 }
 
 impl RaftGroup {
     pub(super) fn new(voters: u32, learners: u32) -> RaftGroup {
-        let ids = |range: std::ops::RangeInclusive<u32>| range.map(NodeId).collect::<Vec<_>>();
-        let config = |id| RaftConfig {
-            id: NodeId(id),
-            voters: ids(1..=voters),
-            learners: ids(voters + 1..=voters + learners),
-            start_index: 1,
-            start_term: 1,
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-        };
-        let members = (1..=voters + learners).map(|id| (id, Member::start(config(id), vec![]))).collect();
-        RaftGroup { members, cut: BTreeSet::new(), network: VecDeque::new() }
+        let genesis = genesis_map(voters, learners);
+        let members = (1..=voters + learners).map(|id| (id, Member::start(id, genesis.clone(), vec![])));
+        let members = members.collect();
+        RaftGroup { members, cut: BTreeSet::new(), lost: None, network: VecDeque::new(), seq: 0 }
     }
 
     pub(super) fn core(&mut self, id: u32) -> &mut RaftCore {
@@ -57,12 +86,15 @@ impl RaftGroup {
 
     pub(super) fn restart(&mut self, id: u32) {
         let member = self.members.remove(&id).unwrap();
-        self.members.insert(id, Member::start(member.config, member.disk));
+        self.members.insert(id, Member::start(id, member.genesis, member.disk));
     }
 
     fn run_ready(&mut self, id: u32) {
         let member = self.members.get_mut(&id).unwrap();
         while let Some(ready) = member.core.ready() {
+            for entry in &ready.committed {
+                apply_entry(&mut member.core, &mut member.map, entry);
+            }
             member.committed.extend(ready.committed);
             member.rounds.extend(ready.rounds);
             member.disk.push(encode_persist(&ready.persist).unwrap());
@@ -80,7 +112,8 @@ impl RaftGroup {
             }
             let Some(bytes) = self.network.pop_front() else { return };
             let message = decode_message(&bytes).unwrap();
-            if self.cut.contains(&message.from.0) || self.cut.contains(&message.to.0) {
+            let is_cut = self.cut.contains(&message.from.0) || self.cut.contains(&message.to.0);
+            if is_cut || self.lost == Some(message.kind) {
                 continue;
             }
             if let Some(member) = self.members.get_mut(&message.to.0) {
@@ -115,6 +148,42 @@ impl RaftGroup {
         let proposed = self.core(leader).propose(vec![vec![data]]).unwrap();
         self.settle();
         proposed
+    }
+
+    /// An encoded entry that has not been proposed before.
+    pub(super) fn entry(&mut self, body: EntryBody) -> Vec<u8> {
+        self.seq += 1;
+        let origin = Origin { node: NodeId(1), boot: 1, seq: self.seq };
+        encode_entry(&Entry { origin, at_ms: 0, body }).unwrap()
+    }
+
+    pub(super) fn propose_body(&mut self, leader: u32, body: EntryBody) -> Result<Proposed, ProposeError> {
+        let entry = self.entry(body);
+        let proposed = self.core(leader).propose(vec![entry]);
+        self.settle();
+        proposed
+    }
+
+    pub(super) fn set_voters(&mut self, leader: u32, voters: &[u32]) -> Result<Proposed, ProposeError> {
+        let voters = voters.iter().map(|id| NodeId(*id)).collect();
+        self.propose_body(leader, EntryBody::SetVoters { voters })
+    }
+
+    /// Whether what `leader` proposes now is decided without time passing.
+    pub(super) fn can_decide(&mut self, leader: u32) -> bool {
+        let index = self.propose(leader, 9).first_index;
+        self.core(leader).status().applied >= index
+    }
+
+    /// The configuration that all named members agree on, and their maps too.
+    pub(super) fn agreed(&self, ids: &[u32]) -> Members {
+        let members = self.members[&ids[0]].core.members();
+        for id in ids {
+            let member = &self.members[id];
+            assert_eq!(member.core.members(), members, "node {id} has another configuration");
+            assert_eq!(member.map, self.members[&ids[0]].map, "node {id} has another map");
+        }
+        members
     }
 
     /// Who leads, as far as those think who are not cut off.
