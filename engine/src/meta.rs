@@ -177,10 +177,15 @@ impl Directory {
         Ok(self.meta.boot)
     }
 
-    /// Records the accepted ends of one log, which is recovered apart from the others. Only then may it be created.
+    /// Records the accepted ends of one log, which is recovered apart from the others. Only then may it be created. Without
+    /// ends nothing is known of it any more.
     pub async fn accept_ends(&mut self, log: &str, ends: Vec<(u64, u64)>) -> Result<(), MetaError> {
         let mut meta = self.meta.clone();
-        meta.ends.insert(log.to_owned(), ends);
+        if ends.is_empty() {
+            meta.ends.remove(log);
+        } else {
+            meta.ends.insert(log.to_owned(), ends);
+        }
         self.replace(meta).await
     }
 

@@ -360,7 +360,7 @@ impl ClusterMap {
         Ok(Effect::FailedOver { shard: id, epoch, term, failed_jobs })
     }
 
-    fn remember(&mut self, origin: Origin) {
+    pub(super) fn remember(&mut self, origin: Origin) {
         let proposals = self.proposals.entry(origin.node).or_default();
         if proposals.boot != origin.boot {
             *proposals = Default::default();

@@ -9,15 +9,20 @@ use serde::de::DeserializeOwned;
 
 use super::entry::{Entry, EntryBody, TooLong};
 use super::map::{ClusterMap, Genesis};
-use super::raft::{APPEND_BYTES_MAX, ENTRY_BYTES_MAX, HardState, Persist, RaftEntry, RaftMessage, Restored};
+use super::raft::{
+    APPEND_BYTES_MAX, ENTRY_BYTES_MAX, HardState, MapSnapshot, Persist, RaftEntry, RaftMessage, Restored,
+    SNAPSHOT_BYTES_MAX,
+};
 use super::validate::Invalid;
 
-/// The longest raft message: entries up to their bound, or one long one, and what surrounds them.
-pub const RAFT_MESSAGE_BYTES_MAX: usize = APPEND_BYTES_MAX + ENTRY_BYTES_MAX + (1 << 20);
+/// The longest raft message: entries up to their bound, or one long one, or a snapshot, and what surrounds them.
+pub const RAFT_MESSAGE_BYTES_MAX: usize = SNAPSHOT_BYTES_MAX + (1 << 20);
 /// The longest cluster map or genesis.
 pub const MAP_BYTES_MAX: usize = 64 << 20;
 /// The longest record of the persisted raft log.
 pub const PERSIST_BYTES_MAX: usize = 128 << 20;
+
+const _: () = assert!(RAFT_MESSAGE_BYTES_MAX >= APPEND_BYTES_MAX + ENTRY_BYTES_MAX + (1 << 20));
 
 const ENTRY: Format = Format { what: "control entry", kind: b'E', version: 1, bytes_max: ENTRY_BYTES_MAX };
 const MAP: Format = Format { what: "cluster map", kind: b'M', version: 1, bytes_max: MAP_BYTES_MAX };
@@ -169,6 +174,13 @@ pub fn decode_message(bytes: &[u8]) -> Result<RaftMessage, CodecError> {
     let message: RaftMessage = decode(&MESSAGE, bytes)?;
     let malformed = |why: &str| CodecError::Malformed { what: MESSAGE.what, why: why.to_owned() };
     message.check().map_err(malformed)?;
+    if let Some(snapshot) = &message.snapshot {
+        // Raft would keep it, and only then would its owner see what it is.
+        let map = decode_map(&snapshot.map)?;
+        if map.applied != snapshot.index {
+            return Err(malformed("its snapshot's map is of another index"));
+        }
+    }
     Ok(message)
 }
 
@@ -179,24 +191,40 @@ pub fn encode_persist(persist: &Persist) -> Result<Vec<u8>, CodecError> {
 
 /// Puts the raft log together again from the records that were kept, in their order.
 ///
-/// Entries of a later record take the place of what an earlier one had from their index on: a new leader overwrote it.
+/// Entries of a later record take the place of what an earlier one had from their index on: a new leader overwrote it. A
+/// snapshot takes the place of everything before it.
 #[derive(Debug)]
 pub struct Replay {
     start_index: u64,
+    snapshot: Option<MapSnapshot>,
     hard_state: Option<HardState>,
     entries: Vec<RaftEntry>,
 }
 
 impl Replay {
-    /// For a log whose snapshot is at `start_index`: see [`super::RaftConfig`].
+    /// For a log that goes on from `start_index`, unless it has a snapshot: see [`super::RaftConfig`].
     pub fn new(start_index: u64) -> Replay {
-        Replay { start_index, hard_state: None, entries: Vec::new() }
+        Replay { start_index, snapshot: None, hard_state: None, entries: Vec::new() }
+    }
+
+    /// Whether the records have a snapshot.
+    pub fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
     }
 
     /// Takes the next record.
     pub fn push(&mut self, record: &[u8]) -> Result<(), CodecError> {
         let malformed = |why: String| CodecError::Malformed { what: PERSIST.what, why };
         let persist: Persist = decode(&PERSIST, record)?;
+        if let Some(snapshot) = persist.snapshot {
+            snapshot.check().map_err(|what| malformed(what.to_owned()))?;
+            if snapshot.index < self.start_index {
+                return Err(malformed(format!("it goes back to a snapshot at {}", snapshot.index)));
+            }
+            self.start_index = snapshot.index;
+            self.entries.clear();
+            self.snapshot = Some(snapshot);
+        }
         for entry in persist.entries {
             entry.check().map_err(|what| malformed(format!("entry {}: {what}", entry.index)))?;
             let next = self.start_index + 1 + self.entries.len() as u64;
@@ -224,6 +252,6 @@ impl Replay {
 
     /// What the records amount to.
     pub fn finish(self) -> Restored {
-        Restored { hard_state: self.hard_state, entries: self.entries }
+        Restored { snapshot: self.snapshot, hard_state: self.hard_state, entries: self.entries }
     }
 }

@@ -23,13 +23,13 @@ mod wire;
 mod tests;
 
 pub use self::raft::{
-    HardState, Members, MembersChange, Persist, ProposeError, Proposed, RaftConfig, RaftCore, RaftEntry,
-    RaftError, RaftMessage, RaftMessageKind, RaftStatus, Ready, Restored, Role,
+    HardState, MapSnapshot, Members, MembersChange, Persist, ProposeError, Proposed, RaftConfig, RaftCore,
+    RaftEntry, RaftError, RaftMessage, RaftMessageKind, RaftStatus, Ready, Restored, Role,
 };
 pub use apply::{CommitOutcome, CommitResult, Effect, Outcome};
 pub use codec::{
-    CodecError, Replay, decode_entry, decode_genesis, decode_message, encode_entry, encode_genesis,
-    encode_message, encode_persist, sets_voters,
+    CodecError, Replay, decode_entry, decode_genesis, decode_map, decode_message, encode_entry,
+    encode_genesis, encode_map, encode_message, encode_persist, sets_voters,
 };
 pub use entry::{Entry, EntryBody, Evidence, Origin, REASON_BYTES_MAX, SlotEvidence, TooLong};
 pub use map::{

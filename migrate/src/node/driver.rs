@@ -16,13 +16,12 @@ use futures_channel::{mpsc, oneshot};
 use futures_util::future::{Either, select};
 use futures_util::{FutureExt, StreamExt};
 use lockgate_engine::Slot;
-use lockgate_engine::log::Log;
 use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::Ordering;
 
 use super::apply::Reconciler;
-use super::control_store;
+use super::control_store::{self, ControlLog};
 use super::finals::sync_finals;
 use super::messages::ControlMessage;
 use super::peers::Peers;
@@ -79,7 +78,7 @@ pub(crate) struct Driver {
     pub(super) map: ClusterMap,
     inbox: mpsc::Receiver<Input>,
     raft: RaftCore,
-    log: Log,
+    log: ControlLog,
     /// In the order of their numbers.
     unpersisted: VecDeque<Unpersisted>,
     pub(super) proposals: Proposals,

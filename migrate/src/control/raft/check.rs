@@ -41,12 +41,16 @@ impl RaftCore {
     }
 }
 
-/// The hard state to start with, if the log and it go together: raft panics on what does not.
-pub(super) fn check_restored(config: &RaftConfig, restored: &Restored) -> Result<eraftpb::HardState, String> {
+/// The hard state to start with after `start` (index, term), if the log and it go together: raft panics on what does not.
+pub(super) fn check_restored(
+    config: &RaftConfig,
+    start: (u64, u64),
+    restored: &Restored,
+) -> Result<eraftpb::HardState, String> {
     if config.voters.is_empty() || config.id.0 == 0 || config.election_ticks < 2 {
         return Err("it needs a voter, a node number above 0, and at least 2 ticks to an election".to_owned());
     }
-    let (mut index, mut term) = (config.start_index, config.start_term);
+    let (mut index, mut term) = start;
     for entry in &restored.entries {
         if entry.index != index + 1 || entry.term < term {
             return Err(format!(
@@ -57,7 +61,7 @@ pub(super) fn check_restored(config: &RaftConfig, restored: &Restored) -> Result
         entry.check().map_err(|what| format!("entry {}: {what}", entry.index))?;
         (index, term) = (entry.index, entry.term);
     }
-    let first = HardState { term: config.start_term, vote: 0, commit: config.start_index };
+    let first = HardState { term: start.1, vote: 0, commit: start.0 };
     let kept = restored.hard_state.unwrap_or(first);
     if kept.term < term {
         return Err(format!("its term is {}, but its last entry is of term {term}", kept.term));
@@ -65,6 +69,6 @@ pub(super) fn check_restored(config: &RaftConfig, restored: &Restored) -> Result
     if kept.commit > index {
         return Err(format!("entry {} is committed, but its last entry is {index}", kept.commit));
     }
-    let commit = kept.commit.max(config.start_index);
+    let commit = kept.commit.max(start.0);
     Ok(eraftpb::HardState { term: kept.term, vote: kept.vote, commit, ..Default::default() })
 }

@@ -3,7 +3,7 @@
 //!
 //! How a driver runs it: after any `step`, `tick` or `propose` it calls [`RaftCore::ready`] until there is nothing. Of each
 //! [`Ready`] it sends `messages_now` at once, applies `committed` at once and in order (and says what came of each entry that
-//! sets the voters: [`RaftCore::finish_change`]), appends `persist` to its log, and
+//! sets the voters: [`RaftCore::finish_change`]), or installs `snapshot` before that, appends `persist` to its log, and
 //! when that is on disk it sends `messages_after` and calls [`RaftCore::on_persisted`], in the order of the numbers; then it
 //! calls `ready` again. It may go on stepping and ticking while a record is on its way to the disk.
 //!
@@ -20,7 +20,7 @@
 //! - A quorum round's answers are told apart by term and number: see [`RaftCore::begin_round`].
 //! - How members change is told in `members`, and what becomes of a leader that loses its vote in `heirs`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{self, MessageType};
 use raft::{Config, RawNode, StateRole};
@@ -31,6 +31,7 @@ use super::members::Members;
 use super::message::{
     APPEND_BYTES_MAX, ENTRY_BYTES_MAX, MembersChange, RaftEntry, RaftMessage, RaftMessageKind,
 };
+use super::snapshot::{Installing, MapSnapshot};
 use super::storage::MemoryLog;
 use super::types::{
     HardState, Persist, ProposeError, Proposed, RaftConfig, RaftError, RaftStatus, Ready, Restored, Role,
@@ -50,7 +51,7 @@ pub struct RaftCore {
     pub(super) raw: RawNode<MemoryLog>,
     pub(super) id: NodeId,
     random: Box<dyn FnMut() -> u64>,
-    election_ticks: usize,
+    pub(super) election_ticks: usize,
     /// The timeout in force, and what raft was when it was drawn.
     election_timeout: usize,
     drawn_for: (u64, StateRole, u64),
@@ -67,6 +68,12 @@ pub struct RaftCore {
     pub(super) apply_to: Option<u64>,
     /// Learners who come or go once the configuration is not joint any more.
     pub(super) learners_later: Vec<(NodeId, bool)>,
+    /// What was last handed out to be kept.
+    pub(super) hard_state: HardState,
+    pub(super) tail_entries: usize,
+    pub(super) installing: Installing,
+    /// On a leader: who was sent a snapshot, and how many ticks ago.
+    pub(super) snapshots_sent: BTreeMap<u64, usize>,
 }
 
 impl RaftCore {
@@ -77,18 +84,24 @@ impl RaftCore {
         random: Box<dyn FnMut() -> u64>,
     ) -> Result<RaftCore, RaftError> {
         let start = |why: String| RaftError::Start { why };
-        let hard_state = check_restored(config, &restored).map_err(start)?;
-        let vote = (hard_state.term, hard_state.vote);
-        let members = Members::new(config.voters.clone(), config.learners.clone());
+        let (begin, members) = match &restored.snapshot {
+            Some(snapshot) => ((snapshot.index, snapshot.term), snapshot.members.clone()),
+            None => (
+                (config.start_index, config.start_term),
+                Members::new(config.voters.clone(), config.learners.clone()),
+            ),
+        };
         members.check().map_err(|what| start(what.to_owned()))?;
-        let members = members.to_raft();
+        let hard_state = check_restored(config, begin, &restored).map_err(start)?;
+        let vote = (hard_state.term, hard_state.vote);
+        let kept = HardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit };
         let entries = restored.entries.iter().map(RaftEntry::to_raft).collect();
-        let log = MemoryLog::new(config.start_index, config.start_term, hard_state, members, entries);
+        let log = MemoryLog::new(begin, restored.snapshot, hard_state, members.to_raft(), entries);
         let raft_config = Config {
             id: config.id.raft_id(),
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
-            applied: config.start_index,
+            applied: begin.0,
             max_size_per_msg: APPEND_BYTES_MAX as u64,
             max_inflight_msgs: INFLIGHT_MAX,
             check_quorum: true,
@@ -111,7 +124,11 @@ impl RaftCore {
             rounds_begun: 0,
             undecided: VecDeque::new(),
             apply_to: None,
-            learners_later: Vec::new(),
+            learners_later: members.later,
+            hard_state: kept,
+            tail_entries: config.tail_entries,
+            installing: Installing::default(),
+            snapshots_sent: BTreeMap::new(),
         };
         core.draw_election_timeout();
         Ok(core)
@@ -137,6 +154,7 @@ impl RaftCore {
             return;
         }
         self.raw.tick();
+        self.tick_snapshots();
         self.keep_election_timeout();
     }
 
@@ -175,11 +193,10 @@ impl RaftCore {
     /// What is to be done next, if anything.
     pub fn ready(&mut self) -> Option<Ready> {
         assert!(self.undecided.is_empty(), "a change of voters was applied and not finished");
-        if !self.raw.has_ready() {
+        if !self.raw.has_ready() && self.installing.kept.is_none() {
             return None;
         }
         let mut ready = self.raw.ready();
-        assert!(ready.snapshot().is_empty(), "snapshots are never taken from others");
         let number = ready.number();
         let states = ready.take_read_states();
         let rounds = states.iter().filter_map(|state| self.confirmed(state)).collect();
@@ -194,17 +211,23 @@ impl RaftCore {
         if self.vote_persisting.is_some() {
             messages_after.splice(0..0, messages_now.drain(..));
         }
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
+        let received = (!ready.snapshot().is_empty()).then(|| MapSnapshot::from_raft(ready.snapshot()));
+        if let Some(snapshot) = &received {
+            self.receive_snapshot(number, snapshot);
+        }
         let entries = ready.take_entries();
         self.raw.mut_store().append(&entries);
-        let persist =
-            Persist { hard_state, entries: entries.into_iter().map(RaftEntry::from_raft).collect() };
+        let entries = entries.into_iter().map(RaftEntry::from_raft).collect();
+        let persist = Persist { snapshot: received, hard_state, entries };
         let committed: Vec<RaftEntry> =
             ready.take_committed_entries().into_iter().map(RaftEntry::from_raft).collect();
         let must_sync = ready.must_sync();
         self.raw.advance_append_async(ready);
         self.await_changes(&committed);
         self.persisting.push_back(number);
-        Some(Ready { number, messages_now, persist, must_sync, messages_after, committed, rounds })
+        let snapshot = self.installing.kept.take();
+        Some(Ready { number, messages_now, persist, must_sync, messages_after, snapshot, committed, rounds })
     }
 
     /// The record of this `Ready` is kept. Panics unless it is the oldest that was not: the log has an order.
@@ -218,12 +241,8 @@ impl RaftCore {
             self.vote_persisting = None;
         }
         self.raw.on_persist_ready(number);
+        self.snapshot_persisted(number);
         self.keep_election_timeout();
-    }
-
-    /// A member's messages could not be sent: a leader stops sending it more than one at a time.
-    pub fn report_unreachable(&mut self, node: NodeId) {
-        self.raw.report_unreachable(node.raft_id());
     }
 
     /// Who leads, as far as this member knows.
@@ -245,6 +264,11 @@ impl RaftCore {
     /// was decided before it led (R6).
     pub fn has_applied_own_term(&self) -> bool {
         self.is_leader() && self.raw.raft.apply_to_current_term()
+    }
+
+    /// The last index that was handed out to be applied, or that of a snapshot which is kept.
+    pub fn applied(&self) -> u64 {
+        self.raw.raft.raft_log.applied
     }
 
     /// Whether a `Ready` was handed out that is not persisted yet.

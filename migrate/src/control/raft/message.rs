@@ -9,6 +9,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{self, ConfChangeSingle, ConfChangeV2, EntryType, MessageType};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::MapSnapshot;
 use crate::control::types::NodeId;
 use crate::control::wire;
 
@@ -34,6 +35,7 @@ pub enum RaftMessageKind {
     Heartbeat,
     HeartbeatResponse,
     TimeoutNow,
+    Snapshot,
 }
 
 /// What an entry does to who takes part in the log. The order is part of the format.
@@ -79,6 +81,7 @@ pub struct RaftMessage {
     #[serde(with = "wire::bytes")]
     pub context: Vec<u8>,
     pub entries: Vec<RaftEntry>,
+    pub snapshot: Option<MapSnapshot>,
 }
 
 impl RaftMessageKind {
@@ -93,6 +96,7 @@ impl RaftMessageKind {
             MessageType::MsgHeartbeat => RaftMessageKind::Heartbeat,
             MessageType::MsgHeartbeatResponse => RaftMessageKind::HeartbeatResponse,
             MessageType::MsgTimeoutNow => RaftMessageKind::TimeoutNow,
+            MessageType::MsgSnapshot => RaftMessageKind::Snapshot,
             _ => return None,
         })
     }
@@ -108,6 +112,7 @@ impl RaftMessageKind {
             RaftMessageKind::Heartbeat => MessageType::MsgHeartbeat,
             RaftMessageKind::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
             RaftMessageKind::TimeoutNow => MessageType::MsgTimeoutNow,
+            RaftMessageKind::Snapshot => MessageType::MsgSnapshot,
         }
     }
 
@@ -186,6 +191,8 @@ impl RaftMessage {
             reject_hint: message.reject_hint,
             context: message.context.to_vec(),
             entries: message.take_entries().into_iter().map(RaftEntry::from_raft).collect(),
+            snapshot: (message.get_msg_type() == MessageType::MsgSnapshot)
+                .then(|| MapSnapshot::from_raft(message.get_snapshot())),
         })
     }
 
@@ -203,6 +210,9 @@ impl RaftMessage {
         message.reject_hint = self.reject_hint;
         message.context = self.context.clone().into();
         message.set_entries(self.entries.iter().map(RaftEntry::to_raft).collect::<Vec<_>>().into());
+        if let Some(snapshot) = &self.snapshot {
+            message.set_snapshot(snapshot.to_raft());
+        }
         message
     }
 
@@ -217,6 +227,15 @@ impl RaftMessage {
         }
         if self.kind != RaftMessageKind::Append && !self.entries.is_empty() {
             return Err("it carries entries, which only an append does");
+        }
+        if (self.kind == RaftMessageKind::Snapshot) != self.snapshot.is_some() {
+            return Err("it is a snapshot or has one, and not both");
+        }
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.check()?;
+            if snapshot.term > self.term {
+                return Err("its snapshot is of a later term");
+            }
         }
         let (mut index, mut term) = (self.index, self.log_term);
         for entry in &self.entries {

@@ -1,39 +1,79 @@
 //! The raft log in memory, as the `raft` crate reads it.
 //!
-//! Invariants: `entries[i]` has index `start_index + 1 + i`; the snapshot at `start_index` is the genesis, which every
-//! member has from the start, so that it is never sent. The log is not truncated yet: it holds everything after the genesis.
+//! Invariants: `entries[i]` has index `start_index + 1 + i`, and `start_term` is the term of the entry at `start_index`. The
+//! snapshot, if there is one, is at `start_index` or later, and never beyond the last entry, unless that is `start_index`.
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use super::message::RaftEntry;
+use super::snapshot::{MapSnapshot, TAIL_BYTES_MAX};
 
 /// The raft log in memory.
 pub(super) struct MemoryLog {
     start_index: u64,
     start_term: u64,
     initial: RaftState,
+    snapshot: Option<MapSnapshot>,
     entries: Vec<Entry>,
 }
 
 impl MemoryLog {
-    /// A log that goes on after (`start_index`, `start_term`). `entries` must follow it without a gap.
+    /// A log that goes on after (`start_index`, `start_term`), where `snapshot` is of if it is there. `entries` must follow
+    /// it without a gap.
     pub(super) fn new(
-        start_index: u64,
-        start_term: u64,
+        (start_index, start_term): (u64, u64),
+        snapshot: Option<MapSnapshot>,
         hard_state: HardState,
         members: ConfState,
         entries: Vec<Entry>,
     ) -> MemoryLog {
-        MemoryLog { start_index, start_term, initial: RaftState::new(hard_state, members), entries }
+        let initial = RaftState::new(hard_state, members);
+        MemoryLog { start_index, start_term, initial, snapshot, entries }
     }
 
     /// Adds entries, which take the place of what was there from the first one's index on.
     pub(super) fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         let keep =
-            first.index.checked_sub(self.start_index + 1).expect("the genesis is not overwritten") as usize;
+            first.index.checked_sub(self.start_index + 1).expect("a snapshot is not overwritten") as usize;
         assert!(keep <= self.entries.len(), "entry {} would leave a gap in the raft log", first.index);
         self.entries.truncate(keep);
         self.entries.extend_from_slice(entries);
+    }
+
+    /// Puts `snapshot` into the place of everything.
+    pub(super) fn restore(&mut self, snapshot: MapSnapshot) {
+        (self.start_index, self.start_term) = (snapshot.index, snapshot.term);
+        self.entries.clear();
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Drops what the snapshot covers, except for the last `tail` entries of it and at most [`TAIL_BYTES_MAX`].
+    pub(super) fn compact(&mut self, snapshot: MapSnapshot, tail: usize) {
+        let covered = (snapshot.index - self.start_index) as usize;
+        let mut bytes = 0;
+        let kept = self.entries[..covered].iter().rev().take(tail).take_while(|entry| {
+            bytes += entry.data.len() + entry.context.len();
+            bytes <= TAIL_BYTES_MAX
+        });
+        let dropped = covered - kept.count();
+        if let Some(last) = self.entries.drain(..dropped).next_back() {
+            (self.start_index, self.start_term) = (last.index, last.term);
+        }
+        self.snapshot = Some(snapshot);
+    }
+
+    /// The index of the newest snapshot.
+    pub(super) fn snapshot_index(&self) -> u64 {
+        self.snapshot.as_ref().map_or(self.start_index, |snapshot| snapshot.index)
+    }
+
+    /// The newest snapshot, and the entries after it.
+    pub(super) fn kept(&self) -> (Option<MapSnapshot>, Vec<RaftEntry>) {
+        let after = (self.snapshot_index() - self.start_index) as usize;
+        let entries = self.entries[after..].iter().cloned().map(RaftEntry::from_raft).collect();
+        (self.snapshot.clone(), entries)
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -68,7 +108,7 @@ impl Storage for MemoryLog {
         let fits = |entry: &&Entry| {
             let first = size == 0;
             // Data is all that has a length worth counting; the constant stands for the rest of an entry.
-            size += entry.data.len() as u64 + 16;
+            size += (entry.data.len() + entry.context.len()) as u64 + 16;
             first || size <= max_size
         };
         let range = &self.entries[self.offset(low)..self.offset(high)];
@@ -94,8 +134,10 @@ impl Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // Nothing is truncated, so nobody needs one; asked again later, the answer stays the same.
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        match &self.snapshot {
+            Some(snapshot) if snapshot.index >= request_index => Ok(snapshot.to_raft()),
+            _ => Err(StorageError::SnapshotTemporarilyUnavailable.into()),
+        }
     }
 }

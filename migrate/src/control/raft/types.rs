@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::{ENTRY_BYTES_MAX, RaftEntry, RaftMessage, RaftMessageKind};
+use super::snapshot::{MapSnapshot, SNAPSHOT_BYTES_MAX, TAIL_ENTRIES};
 use crate::control::map::{ClusterMap, GENESIS_INDEX, GENESIS_TERM};
 use crate::control::types::NodeId;
 
@@ -23,6 +24,8 @@ pub struct RaftConfig {
     pub election_ticks: usize,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: usize,
+    /// Entries that a snapshot covers and that are kept all the same, for members that are a little behind.
+    pub tail_entries: usize,
 }
 
 impl RaftConfig {
@@ -37,6 +40,7 @@ impl RaftConfig {
             start_term: GENESIS_TERM,
             election_ticks: 10,
             heartbeat_ticks: 2,
+            tail_entries: TAIL_ENTRIES,
         }
     }
 }
@@ -52,18 +56,23 @@ pub struct HardState {
     pub commit: u64,
 }
 
-/// What survived on disk: see [`super::codec::Replay`].
+/// What survived on disk: see [`crate::control::Replay`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
+    /// The newest snapshot, which takes the place of what the configuration begins with. Without it, and before it is
+    /// compacted, this member has none for others either.
+    pub snapshot: Option<MapSnapshot>,
     /// The last hard state.
     pub hard_state: Option<HardState>,
-    /// Every entry after the snapshot.
+    /// Every entry after it.
     pub entries: Vec<RaftEntry>,
 }
 
 /// What a [`Ready`] asks to be kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Persist {
+    /// A snapshot, which takes the place of everything that the log had before.
+    pub snapshot: Option<MapSnapshot>,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
     /// New entries. They take the place of what the log had from the first one's index on.
@@ -73,7 +82,7 @@ pub struct Persist {
 impl Persist {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none() && self.entries.is_empty()
+        self.snapshot.is_none() && self.hard_state.is_none() && self.entries.is_empty()
     }
 }
 
@@ -91,6 +100,8 @@ pub struct Ready {
     pub must_sync: bool,
     /// Send when `persist`, and that of every earlier `Ready`, is kept.
     pub messages_after: Vec<RaftMessage>,
+    /// Install at once, before `committed`: it takes the map's place. It is kept by now, since an earlier `Ready` asked for it.
+    pub snapshot: Option<MapSnapshot>,
     /// Apply at once. Empty data passes over its index.
     pub committed: Vec<RaftEntry>,
     /// Rounds of [`super::RaftCore::begin_round`] that a quorum has confirmed: their numbers, and the index that was
@@ -186,5 +197,11 @@ pub enum RaftError {
         kind: RaftMessageKind,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// A map that is too long for a snapshot: the log cannot be compacted.
+    #[error("a map of {len} bytes is longer than the {SNAPSHOT_BYTES_MAX} that a snapshot may hold")]
+    SnapshotLength {
+        /// Its length.
+        len: usize,
     },
 }

@@ -23,6 +23,7 @@ fn append() -> RaftMessage {
         reject_hint: 0,
         context: vec![],
         entries: vec![raft_entry(2, 6), raft_entry(3, 7)],
+        snapshot: None,
     }
 }
 
@@ -136,7 +137,7 @@ fn later_records_overwrite_the_tail() {
     let record = |term: Option<u64>, entries: &[(u64, u64)]| {
         let hard_state = term.map(|term| HardState { term, vote: 1, commit: 1 });
         let entries = entries.iter().map(|(term, index)| raft_entry(*term, *index)).collect();
-        encode_persist(&Persist { hard_state, entries }).unwrap()
+        encode_persist(&Persist { snapshot: None, hard_state, entries }).unwrap()
     };
     let mut replay = Replay::new(1);
     replay.push(&record(Some(2), &[(2, 2), (2, 3), (2, 4)])).unwrap();

@@ -10,6 +10,7 @@ mod raft_group;
 mod raft_heirs;
 mod raft_members;
 mod raft_rounds;
+mod raft_snapshots;
 
 use lockgate_engine::{Slot, Term, Version};
 

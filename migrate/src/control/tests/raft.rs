@@ -14,6 +14,7 @@ fn config(id: u32, voters: &[u32], learners: &[u32]) -> RaftConfig {
         start_term: 1,
         election_ticks: 10,
         heartbeat_ticks: 2,
+        tail_entries: TAIL_ENTRIES,
     }
 }
 
@@ -161,6 +162,7 @@ fn append(from: u32, term: u64, entries: Vec<RaftEntry>) -> RaftMessage {
         reject_hint: 0,
         context: vec![],
         entries,
+        snapshot: None,
     }
 }
 
@@ -228,7 +230,9 @@ fn a_log_that_contradicts_itself_does_not_start() {
         (state(2, 4), vec![entry(2, 2)], "entry 4 is committed, but its last entry is 2"),
     ];
     for (hard_state, entries, why) in cases {
-        let error = RaftCore::new(&config, Restored { hard_state, entries }, Box::new(|| 0)).err().unwrap();
+        let error = RaftCore::new(&config, Restored { snapshot: None, hard_state, entries }, Box::new(|| 0))
+            .err()
+            .unwrap();
         assert_eq!(error.to_string(), format!("the control log cannot start: {why}"));
     }
 }

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::codec::{Replay, decode_message, encode_entry, encode_message, encode_persist};
+use super::super::codec::{
+    Replay, decode_map, decode_message, encode_entry, encode_map, encode_message, encode_persist,
+};
 use super::super::raft::*;
-use super::raft_group::{apply_entry, genesis_map};
+use super::raft_group::{apply_entry, genesis_map, restored_map};
 use super::*;
 
 /// splitmix64: a seed is all that a run depends on.
@@ -40,6 +42,9 @@ struct Group {
     /// Whether the voters change too.
     changes: bool,
     changed: u64,
+    /// Snapshots that members took from others.
+    installed: u64,
+    compacted: u64,
     random: Random,
     members: Vec<Member>,
     network: Vec<Vec<u8>>,
@@ -57,7 +62,8 @@ impl Group {
     fn new(seed: u64, voters: u32, learners: u32) -> Group {
         let genesis = genesis_map(voters, learners);
         let member = |id| Member {
-            config: RaftConfig::of_genesis(NodeId(id), &genesis),
+            // Short, so that snapshots are needed often.
+            config: RaftConfig { tail_entries: 3, ..RaftConfig::of_genesis(NodeId(id), &genesis) },
             core: None,
             disk: vec![],
             cached: VecDeque::new(),
@@ -69,6 +75,8 @@ impl Group {
             genesis,
             changes: false,
             changed: 0,
+            installed: 0,
+            compacted: 0,
             network: vec![],
             decided: BTreeMap::new(),
             faults: true,
@@ -86,9 +94,9 @@ impl Group {
         let member = &mut self.members[member];
         let mut replay = Replay::new(1);
         member.disk.iter().for_each(|record| replay.push(record).unwrap());
-        let core = RaftCore::new(&member.config, replay.finish(), Box::new(move || random.next())).unwrap();
-        member.core = Some(core);
-        member.map = self.genesis.clone();
+        let restored = replay.finish();
+        member.map = restored_map(&self.genesis, &restored);
+        member.core = Some(RaftCore::new(&member.config, restored, Box::new(move || random.next())).unwrap());
     }
 
     /// What the disk did not have yet is gone, except that some of it may have got there.
@@ -111,6 +119,10 @@ impl Group {
                 return;
             };
             self.send(ready.messages_now);
+            if let Some(snapshot) = &ready.snapshot {
+                self.members[member].map = decode_map(&snapshot.map).unwrap();
+                self.installed += 1;
+            }
             for entry in ready.committed {
                 // The map asserts that entries come in order, each once.
                 let Member { core, map, .. } = &mut self.members[member];
@@ -158,6 +170,18 @@ impl Group {
         }
     }
 
+    /// A log is begun anew with all that the member has: what was on its way to the disk is there with it.
+    fn compact(&mut self, member: usize) {
+        let Member { core: Some(core), map, disk, cached, .. } = &mut self.members[member] else { return };
+        core.compact(map.applied, encode_map(map).unwrap()).unwrap();
+        if core.snapshot_index() == map.applied {
+            let nothing = encode_persist(&Persist::default()).unwrap();
+            cached.iter_mut().for_each(|(_, record, _)| record.clone_from(&nothing));
+            *disk = vec![encode_persist(&core.kept()).unwrap()];
+            self.compacted += 1;
+        }
+    }
+
     fn propose(&mut self) {
         for member in 0..self.members.len() {
             let Some(core) = &mut self.members[member].core else { continue };
@@ -197,12 +221,13 @@ impl Group {
                 let records = self.random.below(3) as usize;
                 self.sync(member, records);
             }
-            850..970 => {
+            850..966 => {
                 if let Some(core) = &mut self.members[member].core {
                     core.tick();
                 }
                 self.run_ready(member);
             }
+            966..970 => self.compact(member),
             970..975 if self.changes && self.faults => self.change_voters(),
             970..990 if self.decided.len() < self.goal => self.propose(),
             970..990 => {}
@@ -293,14 +318,15 @@ fn a_seed_decides_the_whole_run() {
 
 #[test]
 fn voters_that_change_all_the_time() {
-    let (mut crashes, mut changed) = (0, 0);
-    for seed in 400..416 {
+    let (mut crashes, mut changed, mut installed, mut compacted) = (0, 0, 0, 0);
+    for seed in 400..414 {
         let group = Group::run(seed, 1 + (seed % 4) as u32, 4 - (seed % 4) as u32, true);
         crashes += group.crashes;
         changed += group.changed;
+        installed += group.installed;
+        compacted += group.compacted;
     }
-    assert!(
-        crashes > 50 && changed > 300,
-        "{crashes} crashes, {changed} changes seen: the runs did not try much"
-    );
+    let tried =
+        format!("{crashes} crashes, {changed} changes seen, {compacted} compactions, {installed} installed");
+    assert!(crashes > 50 && changed > 80 && compacted > 100 && installed > 8, "{tried}: not much");
 }

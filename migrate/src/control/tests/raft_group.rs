@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::codec::{
-    Replay, decode_entry, decode_message, encode_entry, encode_message, encode_persist,
+    Replay, decode_entry, decode_map, decode_message, encode_entry, encode_map, encode_message,
+    encode_persist,
 };
 use super::super::raft::*;
 use super::*;
@@ -13,6 +14,11 @@ use super::*;
 pub(super) fn genesis_map(voters: u32, learners: u32) -> ClusterMap {
     let nodes = (1..=voters + learners).map(|node| node_info(node, node <= voters)).collect();
     ClusterMap::genesis(Genesis { cluster: [7; 16], nodes, shards: vec![] }).unwrap()
+}
+
+/// The map that a member starts with.
+pub(super) fn restored_map(genesis: &ClusterMap, restored: &Restored) -> ClusterMap {
+    restored.snapshot.as_ref().map_or_else(|| genesis.clone(), |snapshot| decode_map(&snapshot.map).unwrap())
 }
 
 /// Does what an owner does with a committed entry. What is no entry is passed over.
@@ -46,6 +52,8 @@ pub(super) struct Member {
     disk: Vec<Vec<u8>>,
     pub(super) committed: Vec<RaftEntry>,
     pub(super) rounds: Vec<(u64, u64)>,
+    /// How many snapshots it installed.
+    pub(super) installed: usize,
 }
 
 impl Member {
@@ -55,9 +63,16 @@ impl Member {
         disk.iter().for_each(|record| replay.push(record).unwrap());
         // Apart from each other, so that elections need no second try.
         let spread = u64::from(id) * 3;
-        let core = RaftCore::new(&config, replay.finish(), Box::new(move || spread)).unwrap();
-        let map = genesis.clone();
-        Member { core, map, genesis, disk, committed: Vec::new(), rounds: Vec::new() }
+        let restored = replay.finish();
+        let map = restored_map(&genesis, &restored);
+        let core = RaftCore::new(&config, restored, Box::new(move || spread)).unwrap();
+        Member { core, map, genesis, disk, committed: Vec::new(), rounds: Vec::new(), installed: 0 }
+    }
+
+    /// Compacts the log, and begins the disk anew.
+    pub(super) fn compact(&mut self) {
+        self.core.compact(self.map.applied, encode_map(&self.map).unwrap()).unwrap();
+        self.disk = vec![encode_persist(&self.core.kept()).unwrap()];
     }
 }
 
@@ -84,6 +99,10 @@ impl RaftGroup {
         &mut self.members.get_mut(&id).unwrap().core
     }
 
+    pub(super) fn member(&mut self, id: u32) -> &mut Member {
+        self.members.get_mut(&id).unwrap()
+    }
+
     pub(super) fn restart(&mut self, id: u32) {
         let member = self.members.remove(&id).unwrap();
         self.members.insert(id, Member::start(id, member.genesis, member.disk));
@@ -92,6 +111,10 @@ impl RaftGroup {
     fn run_ready(&mut self, id: u32) {
         let member = self.members.get_mut(&id).unwrap();
         while let Some(ready) = member.core.ready() {
+            if let Some(snapshot) = &ready.snapshot {
+                member.map = decode_map(&snapshot.map).unwrap();
+                member.installed += 1;
+            }
             for entry in &ready.committed {
                 apply_entry(&mut member.core, &mut member.map, entry);
             }
