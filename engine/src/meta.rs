@@ -382,10 +382,14 @@ mod tests {
             directory.accept_ends("control", vec![(1, 9)]).await.expect("recorded");
             assert_eq!(directory.begin_boot(BTreeMap::new(), true).await.expect("recorded"), 2);
             drop(directory);
-            let directory = Directory::open(&path).await.expect("opened again");
+            let mut directory = Directory::open(&path).await.expect("opened again");
             assert_eq!((directory.meta().directory_id, directory.meta().boot), (id, 2));
             assert_eq!(directory.known_ends("core-0"), [(1, 500), (2, 700)]);
             assert_eq!(directory.known_ends("control"), [(1, 9)]);
+            directory.accept_ends("control", vec![]).await.expect("recorded");
+            drop(directory);
+            let directory = Directory::open(&path).await.expect("opened again");
+            assert!(!directory.meta().ends.contains_key("control"), "a log without ends is forgotten");
         });
     }
 
