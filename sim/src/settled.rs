@@ -48,6 +48,9 @@ fn slots(view: &View, map: &ClusterMap) -> Option<String> {
         };
         let primary = Cluster::machine_of(shard.primary.node);
         let gate = view.slot(primary, at).map(|status| status.gate);
+        if !view.has_lease(primary) {
+            return Some(format!("{} has no lease", view.name(primary)));
+        }
         if owner.pending.is_some() || gate != Some(Gate::Owned) {
             let name = view.name(primary);
             return Some(format!("slot {slot} is {gate:?} at its owner {name}, pending {:?}", owner.pending));

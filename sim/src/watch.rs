@@ -22,6 +22,8 @@ pub struct Seen {
     /// The number of its process' start; 0 while it has none.
     pub start: u64,
     gate_changes: u64,
+    /// Until when it may serve, by its own clock.
+    pub lease_until_ns: u64,
     /// Its applied map.
     pub map: Option<Arc<ClusterMap>>,
     /// Its hot slots, in order; empty while it has no process.
@@ -151,18 +153,22 @@ impl Watch {
     fn look_at(&mut self, machine: usize) -> Result<(), (&'static str, String)> {
         let seen = &self.view.seen[machine];
         let (start, known_start, known_gates) = (seen.start, seen.start, seen.gate_changes);
+        let known_lease_ns = seen.lease_until_ns;
         let known_map = seen.map.as_ref().map(Arc::as_ptr);
         let cluster = Rc::clone(&self.view.cluster);
         let news = cluster.with_node(machine, |node, start| {
             let (gates, map) = (node.engine().gate_changes(), node.map());
-            let is_same =
-                start == known_start && gates == known_gates && map.as_ref().map(Arc::as_ptr) == known_map;
+            let lease_ns = node.lease_until_ns();
+            let is_same = start == known_start
+                && gates == known_gates
+                && lease_ns == known_lease_ns
+                && map.as_ref().map(Arc::as_ptr) == known_map;
             (!is_same).then(|| {
                 let slots: Vec<_> = match start == known_start && gates == known_gates {
                     true => Vec::new(),
                     false => self.view.hot.iter().map(|&slot| node.engine().slot_status(slot)).collect(),
                 };
-                (start, gates, map, slots)
+                (start, gates, lease_ns, map, slots)
             })
         });
         match news {
@@ -172,22 +178,31 @@ impl Watch {
                 let slots = std::mem::take(&mut self.view.seen[machine]).slots;
                 self.tell_slots(machine, slots, Vec::new())
             }
-            Some(Some((start, gate_changes, map, slots))) => {
+            Some(Some((start, gate_changes, lease_until_ns, map, slots))) => {
                 let old = std::mem::take(&mut self.view.seen[machine]);
                 let (old_map, old_slots) =
                     if old.start == start { (old.map, old.slots) } else { (None, Vec::new()) };
                 let has_slots = !slots.is_empty();
                 let slots_now = if has_slots { slots } else { old_slots.clone() };
                 let since_ns = since(&old_slots, &slots_now, &old.since_ns, self.view.now_ns);
-                self.view.seen[machine] =
-                    Seen { start, gate_changes, map: map.clone(), slots: slots_now.clone(), since_ns };
+                self.view.seen[machine] = Seen {
+                    start,
+                    gate_changes,
+                    lease_until_ns,
+                    map: map.clone(),
+                    slots: slots_now.clone(),
+                    since_ns,
+                };
                 // The map is published before gates follow it.
                 if let Some(after) =
                     map.filter(|map| old_map.as_ref().map(Arc::as_ptr) != Some(Arc::as_ptr(map)))
                 {
                     self.tell_map(&MapChange { machine, before: old_map, after })?;
                 }
-                if has_slots { self.tell_slots(machine, old_slots, slots_now) } else { Ok(()) }
+                if has_slots {
+                    self.tell_slots(machine, old_slots, slots_now)?;
+                }
+                self.tell_server(machine)
             }
         }
     }
@@ -209,6 +224,13 @@ impl Watch {
             for oracle in &mut self.oracles {
                 oracle.slot(&change, &self.view).map_err(|what| (oracle.name(), what))?;
             }
+        }
+        Ok(())
+    }
+
+    fn tell_server(&mut self, machine: usize) -> Result<(), (&'static str, String)> {
+        for oracle in &mut self.oracles {
+            oracle.server(machine, &self.view).map_err(|what| (oracle.name(), what))?;
         }
         Ok(())
     }
@@ -235,6 +257,7 @@ impl View {
             let Ok(at) = self.hot.binary_search(&slot) else { continue };
             let seen = &self.seen[machine];
             let is_open = seen.slots.get(at).is_some_and(|status| status.gate == Gate::Owned);
+            let is_open = is_open && self.has_lease(machine);
             let open_ns = self.now_ns.saturating_sub(seen.since_ns.get(at).copied().unwrap_or(self.now_ns));
             if is_open && open_ns > WOKEN_WITHIN_NS {
                 let (name, open_ms) = (self.name(machine), open_ns / 1_000_000);
@@ -265,10 +288,19 @@ impl View {
         self.seen[machine].slots.get(at)
     }
 
-    /// The machines that serve a slot.
+    /// The machines that may answer for a slot at this moment: its gate is open there, and the lease is not over by that
+    /// machine's clock.
     pub fn servers(&self, at: usize) -> Vec<usize> {
-        let serves_it = |&machine: &usize| self.slot(machine, at).is_some_and(|slot| serves(slot.gate));
+        let serves_it = |&machine: &usize| {
+            self.slot(machine, at).is_some_and(|slot| serves(slot.gate)) && self.has_lease(machine)
+        };
         (0..self.seen.len()).filter(serves_it).collect()
+    }
+
+    /// Whether a machine's lease is not over, by its own clock.
+    pub fn has_lease(&self, machine: usize) -> bool {
+        let now_ns = self.cluster.with_node(machine, |node, _| node.engine().runtime().now_ns());
+        now_ns.is_some_and(|now_ns| now_ns < self.seen[machine].lease_until_ns)
     }
 
     /// The applied map that is ahead of all others.

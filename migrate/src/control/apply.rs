@@ -79,8 +79,8 @@ pub enum Effect {
         epoch: Epoch,
         /// The term of its slots.
         term: Term,
-        /// The jobs that failed by it.
-        failed_jobs: Vec<JobId>,
+        /// Its active jobs, which go on under these attempts: what was under way under earlier ones is void.
+        jobs: Vec<(JobId, Attempt)>,
     },
     /// The job runs.
     JobStarted {
@@ -99,6 +99,16 @@ pub enum Effect {
         job: JobId,
         /// The attempt that takes its place.
         next: Attempt,
+    },
+    /// The shard has these replicas.
+    ReplicasSet {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The shard is gone.
+    ShardRemoved {
+        /// The shard.
+        shard: ShardId,
     },
     /// The job ended without moving anything.
     JobAborted {
@@ -143,11 +153,6 @@ pub enum CommitResult {
         /// The attempt that takes the consumed one's place.
         next: Attempt,
     },
-    /// The evidence did not hold, and no later attempt can: the job failed by it.
-    Failed {
-        /// What did not hold.
-        why: VoidReason,
-    },
     /// The attempt was consumed before, by another entry: a late or repeated vote, which changes nothing.
     Stale {
         /// What the job is instead.
@@ -184,8 +189,9 @@ impl ClusterMap {
                 self.set_in_sync(*shard, *expected_version, in_sync)
             }
             EntryBody::Restarted { incarnation } => self.restarted(*incarnation),
-            EntryBody::Failover { shard, expected_epoch, primary } => {
-                self.failover(entry.at_ms, *shard, *expected_epoch, *primary)
+            EntryBody::Failover { shard, expected_epoch, primary, holds_all } => {
+                check::failover(self, *shard, *expected_epoch, *primary, *holds_all)?;
+                Ok(self.fail_over(entry.at_ms, *shard, *primary))
             }
             EntryBody::StartJob { source, target, ranges, name } => {
                 self.start_job(entry, *source, *target, ranges, *name)
@@ -194,6 +200,12 @@ impl ClusterMap {
             EntryBody::EndAttempt { job, attempt, why } => self.end_attempt(entry.at_ms, *job, *attempt, why),
             EntryBody::AbortJob { job, why, cancelled } => self.abort_job(entry.at_ms, *job, why, *cancelled),
             EntryBody::Activated { job } => self.activated(entry.at_ms, *job),
+            EntryBody::SetReplicas { shard, replicas } => self.set_replicas(*shard, replicas),
+            EntryBody::RemoveShard { shard } => {
+                check::remove_shard(self, *shard)?;
+                self.shards.remove(shard);
+                Ok(Effect::ShardRemoved { shard: *shard })
+            }
             EntryBody::SetVoters { voters } => self.set_voters(entry.origin, voters),
         }
     }
@@ -291,6 +303,21 @@ impl ClusterMap {
         Ok(Effect::InSyncSet { shard: id, version: shard.in_sync_version })
     }
 
+    fn set_replicas(&mut self, id: ShardId, replicas: &[NodeId]) -> Result<Effect, Refusal> {
+        check::set_replicas(self, id, replicas)?;
+        let shard = self.touch(id);
+        shard.replicas = replicas.to_vec();
+        shard.replicas.sort_unstable();
+        // Who comes new has shown nothing yet, and who left counts no more.
+        let before = shard.in_sync.len();
+        let Shard { primary, replicas, in_sync, .. } = shard;
+        in_sync.retain(|node, _| *node == primary.node || replicas.contains(node));
+        if in_sync.len() != before {
+            shard.in_sync_version += 1;
+        }
+        Ok(Effect::ReplicasSet { shard: id })
+    }
+
     fn restarted(&mut self, incarnation: Incarnation) -> Result<Effect, Refusal> {
         check::restarted(self, incarnation)?;
         let node = incarnation.node;
@@ -307,14 +334,7 @@ impl ClusterMap {
         Ok(Effect::Restarted { incarnation })
     }
 
-    fn failover(
-        &mut self,
-        at_ms: u64,
-        id: ShardId,
-        expected: Epoch,
-        primary: Incarnation,
-    ) -> Result<Effect, Refusal> {
-        check::failover(self, id, expected, primary)?;
+    fn fail_over(&mut self, at_ms: u64, id: ShardId, primary: Incarnation) -> Effect {
         let term = Term(self.take());
         let shard = self.touch(id);
         let before = shard.primary;
@@ -351,13 +371,14 @@ impl ClusterMap {
             );
         }
         let concerns = |job: &&Job| job.source == id || job.target == id;
-        let failed_jobs: Vec<JobId> = self.active_jobs().filter(concerns).map(|job| job.id).collect();
-        for job in &failed_jobs {
-            let side = if self.jobs[job].source == id { "source" } else { "target" };
-            let why = format!("{side} shard {id} failed over to {primary} while the job was running");
-            self.finish_job(*job, at_ms, JobState::Failed { why });
-        }
-        Ok(Effect::FailedOver { shard: id, epoch, term, failed_jobs })
+        let concerned: Vec<JobId> = self.active_jobs().filter(concerns).map(|job| job.id).collect();
+        let attempts = concerned.into_iter().map(|job| {
+            let side = if self.jobs[&job].source == id { "source" } else { "target" };
+            let why = format!("{side} shard {id} failed over to {primary}");
+            (job, self.consume_attempt(job, at_ms, why))
+        });
+        let jobs = attempts.collect();
+        Effect::FailedOver { shard: id, epoch, term, jobs }
     }
 
     pub(super) fn remember(&mut self, origin: Origin) {
@@ -419,10 +440,6 @@ impl ClusterMap {
                     CommitResult::Committed { term }
                 }
                 Err(why) if why.is_stale() => CommitResult::Stale { why },
-                Err(why) if why.ends_job() => {
-                    self.finish_job(evidence.job, at_ms, JobState::Failed { why: why.to_string() });
-                    CommitResult::Failed { why }
-                }
                 Err(why) => {
                     let next = self.consume_attempt(evidence.job, at_ms, why.to_string());
                     CommitResult::Void { why, next }

@@ -89,8 +89,11 @@ pub enum EntryBody {
         shard: ShardId,
         /// The epoch that it ends.
         expected_epoch: Epoch,
-        /// Who leads from now on.
+        /// Who leads from now on: fenced, and synced up to what it reported (R12).
         primary: Incarnation,
+        /// Whether the last primary itself, started again, is known to hold all that it ever acknowledged: then it may
+        /// lead although replicas are in sync.
+        holds_all: bool,
     },
     /// A migration job begins.
     StartJob {
@@ -127,6 +130,18 @@ pub enum EntryBody {
     Activated {
         /// The job.
         job: JobId,
+    },
+    /// A shard's replicas are replaced: a new one starts from nothing, one that is not named leaves the shard.
+    SetReplicas {
+        /// The shard.
+        shard: ShardId,
+        /// Who follows from now on.
+        replicas: Vec<NodeId>,
+    },
+    /// A shard without slots and jobs ends; its members have no role then.
+    RemoveShard {
+        /// The shard.
+        shard: ShardId,
     },
     /// The voters of the control log are replaced; who loses its vote learns on. Acts once: a duplicate is refused.
     SetVoters {
@@ -198,9 +213,10 @@ impl EntryBody {
             | EntryBody::RemoveNode { .. }
             | EntryBody::Restarted { .. }
             | EntryBody::Failover { .. }
+            | EntryBody::RemoveShard { .. }
             | EntryBody::Activated { .. } => Ok(()),
             EntryBody::SetVoters { voters } => within("the list of voters", voters.len(), VOTERS_MAX),
-            EntryBody::CreateShard { replicas, .. } => {
+            EntryBody::CreateShard { replicas, .. } | EntryBody::SetReplicas { replicas, .. } => {
                 within("the list of replicas", replicas.len(), MEMBERS_MAX)
             }
             EntryBody::AssignSlots { ranges, .. } | EntryBody::StartJob { ranges, .. } => {
@@ -238,6 +254,8 @@ impl EntryBody {
             EntryBody::EndAttempt { .. } => "EndAttempt",
             EntryBody::AbortJob { .. } => "AbortJob",
             EntryBody::Activated { .. } => "Activated",
+            EntryBody::SetReplicas { .. } => "SetReplicas",
+            EntryBody::RemoveShard { .. } => "RemoveShard",
             EntryBody::SetVoters { .. } => "SetVoters",
         }
     }

@@ -20,7 +20,7 @@ mod validate;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::raft::{
     HardState, MapSnapshot, Members, MembersChange, Persist, ProposeError, Proposed, RaftConfig, RaftCore,

@@ -42,6 +42,10 @@ pub enum Refusal {
     ShardExists { shard: ShardId },
     #[error("shard {shard} would have {members} members, at most {MEMBERS_MAX} are possible")]
     TooManyMembers { shard: ShardId, members: usize },
+    #[error("shard {shard} owns {slots} slots: move them to another shard first")]
+    ShardOwnsSlots { shard: ShardId, slots: usize },
+    #[error("shard {shard} takes part in job {job}, which has not ended")]
+    ShardInJob { shard: ShardId, job: JobId },
     #[error("node {node} is named twice")]
     NamedTwice { node: NodeId },
     #[error("{named} is not what the node is known as: {known}")]
@@ -66,6 +70,8 @@ pub enum Refusal {
     NotMember { node: NodeId, shard: ShardId },
     #[error("{candidate} is not in sync with shard {shard}: it may lack acknowledged writes")]
     NotInSync { candidate: Incarnation, shard: ShardId },
+    #[error("{candidate} may lack acknowledged writes of shard {shard}, which its in-sync replicas have")]
+    MayLackWrites { candidate: Incarnation, shard: ShardId },
     #[error("the in-sync set of shard {shard} is at version {current}, not {expected}")]
     InSyncChanged { shard: ShardId, expected: u64, current: u64 },
     #[error("boot {named} of node {node} cannot be in sync: the node is known by boot {known}")]
@@ -137,11 +143,6 @@ impl VoidReason {
             self,
             VoidReason::UnknownJob { .. } | VoidReason::NotActive { .. } | VoidReason::AttemptConsumed { .. }
         )
-    }
-
-    /// Whether a shard failed over: then no further attempt can succeed.
-    pub fn ends_job(&self) -> bool {
-        matches!(self, VoidReason::EpochChanged { .. })
     }
 }
 
@@ -215,19 +216,46 @@ pub(super) fn create_shard(
     if map.shards.contains_key(&shard) {
         return Err(Refusal::ShardExists { shard });
     }
+    known_as(map, primary)?;
+    no_shard(map, primary.node)?;
+    members(map, shard, primary.node, replicas)
+}
+
+/// Whether these nodes can be the members of that shard: known, each once, and in no other one (R13).
+fn members(map: &ClusterMap, shard: ShardId, primary: NodeId, replicas: &[NodeId]) -> Result<(), Refusal> {
+    let mut members = BTreeSet::from([primary]);
     if replicas.len() + 1 > MEMBERS_MAX {
         return Err(Refusal::TooManyMembers { shard, members: replicas.len() + 1 });
     }
-    known_as(map, primary)?;
-    let mut members = BTreeSet::new();
-    for member in std::iter::once(primary.node).chain(replicas.iter().copied()) {
+    for &member in replicas {
         node(map, member)?;
-        no_shard(map, member)?;
-        if !members.insert(member) {
-            return Err(Refusal::NamedTwice { node: member });
+        match map.shard_of_node(member) {
+            Some((other, _)) if other != shard && !mutation!("a-node-in-two-shards") => {
+                return Err(Refusal::NodeInShard { node: member, shard: other });
+            }
+            _ if !members.insert(member) => return Err(Refusal::NamedTwice { node: member }),
+            _ => {}
         }
     }
     Ok(())
+}
+
+pub(super) fn set_replicas(map: &ClusterMap, id: ShardId, replicas: &[NodeId]) -> Result<(), Refusal> {
+    members(map, id, shard(map, id)?.primary.node, replicas)
+}
+
+pub(super) fn remove_shard(map: &ClusterMap, id: ShardId) -> Result<(), Refusal> {
+    shard(map, id)?;
+    let slots = map.slots_of_shard(id).count();
+    if slots > 0 {
+        return Err(Refusal::ShardOwnsSlots { shard: id, slots });
+    }
+    // A committed job's slots are its target's, but its source has yet to let go.
+    let unfinished = |job: &&Job| !job.state.is_finished() && (job.source == id || job.target == id);
+    match map.jobs.values().find(unfinished) {
+        Some(job) => Err(Refusal::ShardInJob { shard: id, job: job.id }),
+        None => Ok(()),
+    }
 }
 
 fn known_as(map: &ClusterMap, named: Incarnation) -> Result<(), Refusal> {
@@ -318,6 +346,7 @@ pub(super) fn failover(
     id: ShardId,
     expected: Epoch,
     candidate: Incarnation,
+    holds_all: bool,
 ) -> Result<(), Refusal> {
     let shard = shard(map, id)?;
     if shard.epoch != expected {
@@ -325,16 +354,22 @@ pub(super) fn failover(
     }
     known_as(map, candidate)?;
     if candidate.node == shard.primary.node {
-        // What is known is never older than who leads, so another incarnation is a newer one, on the same directory.
-        return match shard.is_led_by(candidate) {
-            true => Err(Refusal::AlreadyPrimary { shard: id, primary: candidate }),
-            false => Ok(()),
+        if shard.is_led_by(candidate) {
+            return Err(Refusal::AlreadyPrimary { shard: id, primary: candidate });
+        }
+        // What is known is never older than who leads, so another incarnation is a newer one, on the same directory. It
+        // may have lost writes that only memory held, and that replicas still have.
+        let alone = shard.in_sync.keys().all(|node| *node == candidate.node);
+        return match alone || holds_all {
+            true => Ok(()),
+            false => Err(Refusal::MayLackWrites { candidate, shard: id }),
         };
     }
     if !shard.replicas.contains(&candidate.node) {
         return Err(Refusal::NotMember { node: candidate.node, shard: id });
     }
-    if shard.in_sync.get(&candidate.node) != Some(&candidate.boot) {
+    let in_sync = shard.in_sync.get(&candidate.node) == Some(&candidate.boot);
+    if !in_sync && !mutation!("promotes-who-is-not-in-sync") {
         return Err(Refusal::NotInSync { candidate, shard: id });
     }
     Ok(())

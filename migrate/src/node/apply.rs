@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use lockgate_engine::{Gate, Generation, Slot, SlotError, SlotStatus};
 use lockgate_runtime::mutation;
+use lockgate_runtime::sync::atomic::Ordering;
 use lockgate_runtime::sync::{Arc, Mutex};
 
 use super::desired::{Desired, Role, View};
@@ -15,7 +16,8 @@ use super::messages::ControlMessage;
 use super::receivers::Receivers;
 use super::shared::Shared;
 use crate::control::{
-    ClusterMap, EntryBody, Incarnation, JobId, JobState, RaftEntry, decode_entry, slots_of,
+    ClusterMap, CodecError, Effect, EntryBody, Incarnation, JobId, JobState, MapSnapshot, MembersChange,
+    RaftEntry, decode_entry, decode_map, slots_of,
 };
 
 /// Slots whose data is dropped before the core does something else.
@@ -30,36 +32,37 @@ struct Touched {
 }
 
 impl Touched {
-    fn note(&mut self, body: &EntryBody) {
+    fn note(&mut self, body: &EntryBody, map: &ClusterMap) {
         match body {
             EntryBody::AddNode(_)
             | EntryBody::RemoveNode { .. }
             | EntryBody::SetInSync { .. }
             | EntryBody::SetVoters { .. } => {}
             // Rare, and they change what many slots rest on.
-            EntryBody::CreateShard { .. } | EntryBody::Restarted { .. } | EntryBody::Failover { .. } => {
-                self.all = true
-            }
+            EntryBody::CreateShard { .. }
+            | EntryBody::RemoveShard { .. }
+            | EntryBody::SetReplicas { .. }
+            | EntryBody::Restarted { .. }
+            | EntryBody::Failover { .. } => self.all = true,
             EntryBody::AssignSlots { ranges, .. } | EntryBody::StartJob { ranges, .. } => {
                 self.slots.extend(slots_of(ranges))
             }
-            EntryBody::CommitJobs(jobs) => self.jobs.extend(jobs.iter().map(|evidence| evidence.job)),
+            EntryBody::CommitJobs(jobs) => {
+                jobs.iter().for_each(|evidence| self.note_job(evidence.job, map));
+            }
             EntryBody::EndAttempt { job, .. }
             | EntryBody::AbortJob { job, .. }
-            | EntryBody::Activated { job } => {
-                self.jobs.insert(*job);
-            }
+            | EntryBody::Activated { job } => self.note_job(*job, map),
         }
     }
 
-    fn into_slots(mut self, map: &ClusterMap) -> Vec<Slot> {
-        if self.all {
-            return Slot::all().collect();
-        }
-        for id in &self.jobs {
-            self.slots.extend(map.jobs.get(id).iter().flat_map(|job| slots_of(&job.slots)));
-        }
-        self.slots.into_iter().collect()
+    fn note_job(&mut self, id: JobId, map: &ClusterMap) {
+        self.jobs.insert(id);
+        self.slots.extend(map.jobs.get(&id).iter().flat_map(|job| slots_of(&job.slots)));
+    }
+
+    fn into_slots(self) -> Vec<Slot> {
+        if self.all { Slot::all().collect() } else { self.slots.into_iter().collect() }
     }
 }
 
@@ -70,47 +73,81 @@ impl Driver {
             return;
         }
         let mut touched = Touched::default();
-        for RaftEntry { index, data, .. } in committed {
-            if data.is_empty() {
-                self.map.skip(index);
-                continue;
+        for entry in committed {
+            self.apply_entry(entry, &mut touched);
+        }
+        let committed: Vec<JobId> = self.committed_among(&touched.jobs);
+        self.note_commits(&committed);
+        let slots = touched.into_slots();
+        self.follow_map(&slots);
+        let mine = self.my_primary_shard();
+        for job in committed {
+            if self.map.jobs.get(&job).is_some_and(|job| Some(job.source) == mine) {
+                self.give_release(job);
             }
+        }
+    }
+
+    /// Takes a snapshot from the leader as this node's map, by the same way as entries.
+    pub(super) fn install(&mut self, snapshot: &MapSnapshot) -> Result<(), CodecError> {
+        self.map = decode_map(&snapshot.map)?;
+        let jobs = self.map.jobs.keys().copied().collect();
+        let committed = self.committed_among(&jobs);
+        self.note_commits(&committed);
+        self.follow_map(&Slot::all().collect::<Vec<_>>());
+        Ok(())
+    }
+
+    fn apply_entry(&mut self, entry: RaftEntry, touched: &mut Touched) {
+        let RaftEntry { index, data, change, .. } = entry;
+        let mut effect = None;
+        if data.is_empty() {
+            self.map.skip(index);
+        } else {
             match decode_entry(&data) {
                 Ok(entry) => {
+                    // What an entry ends may be forgotten by the next one of the batch.
+                    touched.note(&entry.body, &self.map);
                     let outcome = self.map.apply(index, &entry);
                     debug_assert!(self.map.validate().is_ok(), "after {index}: {:?}", self.map.validate());
                     tracing::debug!(index, kind = entry.body.kind(), ?outcome, "applied");
                     self.proposals.applied(&entry.origin, &outcome);
-                    touched.note(&entry.body);
+                    effect = outcome.into_result().ok();
                 }
                 // The same bytes are refused by every node alike: the maps stay equal.
                 Err(error) => {
-                    tracing::error!(index, %error, "an entry of the control log cannot be read; it has no effect")
+                    tracing::error!(index, %error, "an entry of the control log cannot be read; it has no effect");
+                    self.map.skip(index);
                 }
             }
         }
-        let committed_here = self.newly_committed(&touched);
-        let slots = touched.into_slots(&self.map);
-        self.follow_map(&slots);
-        for job in committed_here {
-            self.give_release(job);
+        match effect {
+            Some(Effect::NodeAdded { node }) => self.raft.add_learner(node),
+            Some(Effect::NodeRemoved { node }) => self.raft.remove_learner(node),
+            Some(Effect::VotersSet { voters }) => return self.raft.finish_change(index, Some(&voters)),
+            _ => {}
+        }
+        if change == MembersChange::Voters {
+            self.raft.finish_change(index, None);
         }
     }
 
     /// Brings this node in line with its map where `slots` are concerned.
     pub(super) fn follow_map(&mut self, slots: &[Slot]) {
         let (mine, now_ns) = (self.my_primary_shard(), lockgate_runtime::now_ns());
+        self.reign_follows_map();
         self.source.adopt(&self.shared, &self.map, mine, now_ns);
         self.shared.map.store(Some(Arc::new(self.map.clone())));
         let shard = mine.map(|id| &self.map.shards[&id]);
         let members = shard.map(|shard| shard.in_sync.clone()).unwrap_or_default();
+        self.shared.in_sync.store(members.len(), Ordering::Relaxed);
         self.shared.acks.set_members(members.into_iter().filter(|(node, _)| *node != self.me.node).collect());
 
         if let Role::Replica(shard) = Role::of(&self.map, &self.me) {
             self.receivers.stay_linked(self.map.shards[&shard].primary.node);
         }
         for (node, job) in self.target.map_changed(&self.map, mine) {
-            self.tell(node, ControlMessage::ReleaseAsk { job });
+            self.ask_for_release(node, job);
         }
         self.reconciler.reconcile(&self.map, slots, self.target.released(), &mut self.receivers);
         let errands = self.source.map_changed(&self.shared, &self.map, mine, now_ns);
@@ -138,27 +175,28 @@ impl Driver {
         self.announce_activations();
     }
 
-    /// Jobs of this node's shard as source that the entries just applied committed.
-    fn newly_committed(&self, touched: &Touched) -> Vec<JobId> {
-        let mine = self.my_primary_shard();
-        let committed = touched.jobs.iter().filter(|id| {
-            self.map.jobs.get(id).is_some_and(|job| {
-                Some(job.source) == mine && matches!(job.state, JobState::Committed { .. })
-            })
-        });
-        committed.copied().collect()
+    fn committed_among(&self, jobs: &BTreeSet<JobId>) -> Vec<JobId> {
+        let is_committed = |id: &&JobId| {
+            self.map.jobs.get(id).is_some_and(|job| matches!(job.state, JobState::Committed { .. }))
+        };
+        jobs.iter().filter(is_committed).copied().collect()
     }
 
     /// The gates are closed by now: the target need not ask.
     fn give_release(&mut self, id: JobId) {
         let target = self.map.jobs.get(&id).and_then(|job| self.map.shards.get(&job.target));
-        if let Some(node) = target.map(|shard| shard.primary.node) {
-            self.tell(node, ControlMessage::Released { job: id });
+        if let Some(node) = target.map(|shard| shard.primary.node)
+            && let Some(word) = self.has_let_go(id)
+        {
+            self.tell(node, word);
         }
     }
 
     /// Tells the control log of the jobs whose slots this node serves now.
-    fn announce_activations(&mut self) {
+    pub(super) fn announce_activations(&mut self) {
+        if !self.shared.holds_lease() {
+            return;
+        }
         let mine = self.my_primary_shard();
         let engine = &self.shared.engine;
         let is_served = |slot: Slot| matches!(engine.slot_status(slot).gate, Gate::Owned | Gate::Frozen);
@@ -296,6 +334,10 @@ impl Reconciler {
         gate: Gate,
     ) -> Result<Generation, SlotError> {
         let engine = &self.shared.engine;
+        // What is served stops to be first, also where it went and came back while this node was out of the world.
+        if matches!(status.gate, Gate::Owned | Gate::Frozen) {
+            engine.follow(slot, status.generation)?;
+        }
         if status.gate == Gate::Absent || !status.generation.same_major(wanted) {
             // A restart of this node's own copy counts on, also when nothing had arrived yet.
             let same = status.generation.same_major(wanted);
@@ -304,9 +346,6 @@ impl Reconciler {
             return Ok(generation);
         }
         let held = status.generation;
-        if matches!(status.gate, Gate::Owned | Gate::Frozen) {
-            engine.follow(slot, held)?;
-        }
         if status.gate != gate {
             engine.open_slot(slot, held, gate)?;
         }

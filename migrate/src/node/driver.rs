@@ -23,7 +23,9 @@ use lockgate_runtime::sync::atomic::Ordering;
 use super::apply::Reconciler;
 use super::control_store::{self, ControlLog};
 use super::finals::sync_finals;
+use super::hand_over::HandOver;
 use super::messages::ControlMessage;
+use super::office::Office;
 use super::peers::Peers;
 use super::proposals::Proposals;
 use super::receivers::Receivers;
@@ -33,12 +35,10 @@ use super::source::{Errand, SourceJobs};
 use super::target::TargetJobs;
 use crate::control::{
     Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore,
-    RaftMessage, ShardId, decode_entry, decode_message, encode_message, slots_of,
+    RaftMessage, ShardId, decode_entry, decode_message, encode_message, sets_voters, slots_of,
 };
 use crate::job::SlotFinal;
 
-/// The consensus clock. An election begins after 10-20 ticks without a leader.
-pub(crate) const RAFT_TICK_NS: u64 = 50_000_000;
 /// How often progress, releases and membership are looked at while jobs run.
 const BUSY_TICK_NS: u64 = 2_000_000;
 /// The same while nothing moves.
@@ -77,7 +77,7 @@ pub(crate) struct Driver {
     pub(super) me: Incarnation,
     pub(super) map: ClusterMap,
     inbox: mpsc::Receiver<Input>,
-    raft: RaftCore,
+    pub(super) raft: RaftCore,
     log: ControlLog,
     /// In the order of their numbers.
     unpersisted: VecDeque<Unpersisted>,
@@ -89,7 +89,11 @@ pub(crate) struct Driver {
     pub(super) target: TargetJobs,
     pub(super) reconciler: Reconciler,
     pub(super) receivers: Receivers,
+    pub(super) office: Office,
+    pub(super) hand_over: Option<HandOver>,
     replicas: Replicas,
+    /// What this node says to itself, taken in with the next turn.
+    loopback: VecDeque<ControlMessage>,
     /// Barriers for attempts that this node's map has not reached yet.
     early: Vec<(NodeId, JobId, Attempt, Vec<SlotFinal>)>,
     votes: Vec<Evidence>,
@@ -98,7 +102,12 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub fn new(shared: Arc<Shared>, inbox: mpsc::Receiver<Input>, store: control_store::Opened) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        inbox: mpsc::Receiver<Input>,
+        store: control_store::Opened,
+        always_synced: bool,
+    ) -> Self {
         let me = store.me;
         let now_ns = lockgate_runtime::now_ns();
         Self {
@@ -115,10 +124,13 @@ impl Driver {
             target: TargetJobs::default(),
             reconciler: Reconciler::new(Arc::clone(&shared), me),
             receivers: Receivers::new(Arc::clone(&shared)),
-            replicas: Replicas::default(),
+            office: Office::new(shared.config.times, always_synced),
+            hand_over: None,
+            replicas: Replicas::new(shared.config.times.replica_lost_ns),
+            loopback: VecDeque::new(),
             early: Vec::new(),
             votes: Vec::new(),
-            next_raft_tick_ns: now_ns + RAFT_TICK_NS,
+            next_raft_tick_ns: now_ns + shared.config.times.raft_tick_ns,
             next_tick_ns: now_ns,
             shared,
         }
@@ -131,7 +143,11 @@ impl Driver {
         self.drive_consensus()?;
         self.follow_map(&Slot::all().collect::<Vec<_>>());
         while !self.shared.stop.is_stopped() {
-            let deadline_ns = self.next_raft_tick_ns.min(self.next_tick_ns);
+            // What this node said to itself does not wait.
+            let deadline_ns = match self.loopback.is_empty() {
+                true => self.next_raft_tick_ns.min(self.next_tick_ns),
+                false => 0,
+            };
             if let Some(input) = self.next_input(deadline_ns).await {
                 self.take(input)?;
                 for _ in 1..INPUTS_PER_TURN {
@@ -140,8 +156,14 @@ impl Driver {
                 }
             }
             self.tick()?;
+            self.hold_office(lockgate_runtime::now_ns());
+            while let Some(message) = self.loopback.pop_front() {
+                self.on_message(self.me.node, message);
+            }
+            self.begin_round();
             self.flush();
             self.drive_consensus()?;
+            self.rounds_confirmed(Vec::new());
             let leader = self.raft.leader().map_or(0, |leader| leader.0);
             self.shared.leader.store(leader, Ordering::Relaxed);
         }
@@ -169,6 +191,15 @@ impl Driver {
                 self.on_persisted(number);
             }
             Input::FinalsSynced { job, attempt, result } => self.on_finals(job, attempt, result),
+            Input::Fenced(to, report) => self.on_fenced(to, report),
+            Input::HandOver(to, reply) => self.begin_hand_over(to, reply),
+            Input::Retire(reply) => {
+                if let Some(heir) = self.raft.best_heir() {
+                    self.raft.transfer_to(heir);
+                }
+                // Who asked may have gone.
+                let _ = reply.send(());
+            }
         }
         Ok(())
     }
@@ -208,10 +239,22 @@ impl Driver {
                 self.run_errands(errands);
             }
             ControlMessage::ReleaseAsk { job } => {
-                if self.has_let_go(job) {
-                    self.tell(from, ControlMessage::Released { job });
+                if let Some(word) = self.has_let_go(job) {
+                    self.tell(from, word);
                 }
             }
+            ControlMessage::LeasesOver { job } => {
+                tracing::debug!(job = job.0, %from, "released for want of leases");
+                self.target.release(job);
+                self.reconcile_job(job);
+            }
+            ControlMessage::LeaseAsk { boot, applied, ask } => self.on_lease_ask(from, boot, applied, ask),
+            ControlMessage::LeaseGrant { shard, epoch, nonce, length_ns } => {
+                self.on_lease_grant(shard, epoch, nonce, length_ns);
+            }
+            ControlMessage::Fence { shard, epoch } => self.on_fence(from, shard, epoch),
+            ControlMessage::FenceReport(report) => self.on_fence_report(from, report),
+            ControlMessage::Yield { shard, epoch, to } => self.on_yield(from, shard, epoch, to),
             ControlMessage::Serving { job } => self.source.target_serves(job, from, now_ns),
             ControlMessage::Released { job } => {
                 tracing::debug!(job = job.0, "released");
@@ -283,14 +326,6 @@ impl Driver {
         }
     }
 
-    /// Whether this node's applied map has the job's commit and no gate of it is open here any more.
-    fn has_let_go(&self, id: JobId) -> bool {
-        self.map.jobs.get(&id).is_some_and(|job| {
-            matches!(job.state, JobState::Committed { .. } | JobState::Activated { .. })
-                && self.map.shards.get(&job.source).is_some_and(|shard| shard.primary.node == self.me.node)
-        })
-    }
-
     pub(super) fn my_primary_shard(&self) -> Option<ShardId> {
         self.map.shards.iter().find(|(_, shard)| shard.primary == self.me).map(|(&id, _)| id)
     }
@@ -300,6 +335,9 @@ impl Driver {
     }
 
     pub(super) fn tell(&mut self, node: NodeId, message: ControlMessage) {
+        if node == self.me.node {
+            return self.loopback.push_back(message);
+        }
         if let Some(info) = self.map.nodes.get(&node) {
             self.peers.send(node, info.link, message);
         }
@@ -330,7 +368,7 @@ impl Driver {
     fn tick(&mut self) -> Result<(), DriverError> {
         let now_ns = lockgate_runtime::now_ns();
         while self.next_raft_tick_ns <= now_ns {
-            self.next_raft_tick_ns += RAFT_TICK_NS;
+            self.next_raft_tick_ns += self.shared.config.times.raft_tick_ns;
             self.raft.tick();
         }
         if self.next_tick_ns > now_ns {
@@ -346,8 +384,9 @@ impl Driver {
         let errands = self.source.tick(&self.shared, &self.map, now_ns);
         self.run_errands(errands);
         for (node, job) in self.target.outstanding(&self.map, mine) {
-            self.tell(node, ControlMessage::ReleaseAsk { job });
+            self.ask_for_release(node, job);
         }
+        self.announce_activations();
         self.receivers.tick(now_ns);
         self.reconcile_unsettled();
         let undecided = self.proposals.any(|body| matches!(body, EntryBody::SetInSync { .. }));
@@ -356,30 +395,30 @@ impl Driver {
         }
         self.announce_restart();
         self.proposals.repeat_overdue(now_ns);
-        let busy = self.source.is_busy() || self.receivers.is_busy();
-        self.next_tick_ns = now_ns + if busy { BUSY_TICK_NS } else { IDLE_TICK_NS };
+        let busy = self.source.is_busy() || self.receivers.is_busy() || self.hand_over.is_some();
+        let idle_ns = IDLE_TICK_NS.min(self.shared.config.times.renewal_ns / 4);
+        self.next_tick_ns = now_ns + if busy { BUSY_TICK_NS } else { idle_ns };
         Ok(())
     }
 
-    /// After a restart: tell the cluster the new boot, then ask to lead again what this node led (R2).
+    /// The source's word, or the control leader's: whichever comes first.
+    pub(super) fn ask_for_release(&mut self, source: NodeId, job: JobId) {
+        self.tell(source, ControlMessage::ReleaseAsk { job });
+        if let Some(leader) = self.raft.leader().filter(|leader| *leader != source) {
+            self.tell(leader, ControlMessage::ReleaseAsk { job });
+        }
+    }
+
+    /// After a restart: tell the cluster the new boot. Whether this node leads again what it led is the control leader's
+    /// to find out (R2, R12).
     fn announce_restart(&mut self) {
         if self.raft.leader().is_none() {
             return;
         }
         let known = self.map.nodes.get(&self.me.node).map(|info| info.incarnation);
-        if known.is_some_and(|known| known != self.me) {
-            if !self.proposals.any(|body| matches!(body, EntryBody::Restarted { .. })) {
-                self.propose(EntryBody::Restarted { incarnation: self.me }, None);
-            }
-            return;
-        }
-        let led =
-            self.map.shards.iter().find(|(_, s)| s.primary.node == self.me.node && s.primary != self.me);
-        if let Some((&shard, state)) = led
-            && !self.proposals.any(|body| matches!(body, EntryBody::Failover { .. }))
-        {
-            let expected_epoch = state.epoch;
-            self.propose(EntryBody::Failover { shard, expected_epoch, primary: self.me }, None);
+        let is_new = known.is_some_and(|known| known != self.me);
+        if is_new && !self.proposals.any(|body| matches!(body, EntryBody::Restarted { .. })) {
+            self.propose(EntryBody::Restarted { incarnation: self.me }, None);
         }
     }
 
@@ -396,9 +435,15 @@ impl Driver {
             Some(leader) if leader == self.me.node => {
                 let mut entries = self.proposals.take_outgoing();
                 entries.append(&mut self.forwarded);
-                // What is not taken now, its proposer repeats.
-                if let Err(error) = self.raft.propose(entries) {
-                    tracing::info!(%error, "proposals not taken");
+                // A change of voters goes apart from the others: it may have to wait while they need not.
+                let (changes, entries): (Vec<_>, Vec<_>) =
+                    entries.into_iter().partition(|entry| sets_voters(entry));
+                for entries in std::iter::once(entries).chain(changes.into_iter().map(|change| vec![change]))
+                {
+                    // What is not taken now, its proposer repeats.
+                    if let Err(error) = self.raft.propose(entries) {
+                        tracing::info!(%error, "proposals not taken");
+                    }
                 }
             }
             Some(leader) => {
@@ -419,7 +464,11 @@ impl Driver {
         while let Some(ready) = self.raft.ready() {
             self.send_raft(ready.messages_now);
             let end = control_store::append(&self.log, &ready.persist)?;
+            if let Some(snapshot) = ready.snapshot {
+                self.install(&snapshot)?;
+            }
             self.apply_committed(ready.committed);
+            self.rounds_confirmed(ready.rounds);
             let number = ready.number;
             let kept = match end {
                 Some(end) if ready.must_sync && !mutation!("control-log-sent-before-sync") => {
@@ -435,7 +484,7 @@ impl Driver {
             self.unpersisted.push_back(Unpersisted { number, kept, messages: ready.messages_after });
             self.release_kept();
         }
-        Ok(())
+        self.log.compact_if_due(&mut self.raft, &self.map)
     }
 
     /// The log is synced in order: with one record all earlier ones are kept too.

@@ -5,8 +5,9 @@
 
 use std::net::SocketAddr;
 
-use lockgate_engine::{Deadline, Expiry, Gate, Receipt, SetOptions, SetOutcome, Slot, Value};
+use lockgate_engine::{Deadline, Expiry, Receipt, SetOptions, SetOutcome, Slot, Value};
 use lockgate_runtime::mutation;
+use lockgate_runtime::sync::atomic::Ordering;
 
 use super::Node;
 use super::desired::Role;
@@ -27,6 +28,23 @@ pub enum OpError {
     Arriving {
         /// The slot.
         slot: Slot,
+    },
+    /// This node leads the slot's shard, but may not serve it at this moment: it cannot reach the control leader, or hands
+    /// over. The operation had no effect that anybody was told of.
+    #[error("slot {slot} is not served at this moment: this node waits for its lease")]
+    NoLease {
+        /// The slot.
+        slot: Slot,
+    },
+    /// Fewer members of the shard are in sync than writes need.
+    #[error(
+        "writes need {need} members of the shard in sync, and {have} are: wait for replicas, or lower min_in_sync"
+    )]
+    TooFewInSync {
+        /// How many are, this node among them.
+        have: usize,
+        /// How many are needed.
+        need: usize,
     },
     /// Another shard serves the slot.
     #[error("slot {slot} is served by node {node} at {addr} (slot version {version})")]
@@ -55,8 +73,8 @@ impl OpError {
     /// Whether the same operation may succeed on this node after a wait.
     pub fn is_retryable(&self) -> bool {
         match self {
-            OpError::Frozen { .. } | OpError::Arriving { .. } => true,
-            OpError::Moved { .. } | OpError::Unserved { .. } => false,
+            OpError::Frozen { .. } | OpError::Arriving { .. } | OpError::NoLease { .. } => true,
+            OpError::Moved { .. } | OpError::Unserved { .. } | OpError::TooFewInSync { .. } => false,
             OpError::Engine(error) => error.is_retryable(),
         }
     }
@@ -75,8 +93,11 @@ impl<'a> NodeKeyspace<'a> {
 
     /// The value of `key`, and what the answer rests on.
     pub fn get(&self, key: &[u8]) -> Result<(Option<Value>, Dependency), OpError> {
+        let reign = self.node.shared.acks.reign();
         let read = self.engine.read(key).map_err(|error| self.explain(error))?;
-        let mut dependency = Dependency { slot: read.slot, version: read.version, ticket: read.position };
+        self.check_lease(key)?;
+        let (slot, version, ticket) = (read.slot, read.version, read.position);
+        let mut dependency = Dependency { slot, version, ticket, reign };
         if mutation!("reads-do-not-wait") {
             (dependency.version, dependency.ticket.position) = Default::default();
         }
@@ -85,8 +106,7 @@ impl<'a> NodeKeyspace<'a> {
 
     /// Sets `key` to `value`, without a deadline.
     pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Dependency, OpError> {
-        let receipt = self.engine.set(key, value).map_err(|error| self.explain(error))?;
-        Ok(rests_on(&receipt))
+        self.write(key, || Ok(((), self.engine.set(key, value)?))).map(|((), dependency)| dependency)
     }
 
     /// Sets `key` to `value` if a condition holds, with or without a deadline. Also that it did not hold is an answer.
@@ -96,19 +116,21 @@ impl<'a> NodeKeyspace<'a> {
         value: &[u8],
         options: &SetOptions<'_>,
     ) -> Result<(SetOutcome, Dependency), OpError> {
-        let outcome = self.engine.set_with(key, value, options).map_err(|error| self.explain(error))?;
-        let dependency = rests_on(&outcome.receipt);
-        Ok((outcome, dependency))
+        self.write(key, || {
+            let outcome = self.engine.set_with(key, value, options)?;
+            let receipt = outcome.receipt.clone();
+            Ok((outcome, receipt))
+        })
     }
 
     /// Deletes `key`; `true` if it was there.
     pub fn delete(&self, key: &[u8]) -> Result<(bool, Dependency), OpError> {
-        self.with_dependency(self.engine.delete(key))
+        self.write(key, || self.engine.delete(key))
     }
 
     /// Deletes `key`, and returns the value that it had.
     pub fn take(&self, key: &[u8]) -> Result<(Option<Value>, Dependency), OpError> {
-        self.with_dependency(self.engine.take(key))
+        self.write(key, || self.engine.take(key))
     }
 
     /// Changes when `key` ends, see [`lockgate_engine::Keyspace::expire_if`]; `false` if it is not there, or if `condition`
@@ -119,23 +141,26 @@ impl<'a> NodeKeyspace<'a> {
         expiry: Expiry,
         condition: impl FnOnce(Option<u64>, Option<u64>) -> bool,
     ) -> Result<(bool, Dependency), OpError> {
-        self.with_dependency(self.engine.expire_if(key, expiry, condition))
+        self.write(key, || self.engine.expire_if(key, expiry, condition))
     }
 
     /// Gives `key` a deadline (milliseconds since 1970), or takes it away; `false` if there was nothing to change.
     pub fn expire(&self, key: &[u8], deadline_ms: Option<u64>) -> Result<(bool, Dependency), OpError> {
-        self.with_dependency(self.engine.expire(key, deadline_ms))
+        self.write(key, || self.engine.expire(key, deadline_ms))
     }
 
     /// The value of `key`, which ends as `expiry` says from now on.
     pub fn get_and_expire(&self, key: &[u8], expiry: Expiry) -> Result<(Option<Value>, Dependency), OpError> {
-        self.with_dependency(self.engine.get_and_expire(key, expiry))
+        self.write(key, || self.engine.get_and_expire(key, expiry))
     }
 
     /// When `key` ends.
     pub fn deadline(&self, key: &[u8]) -> Result<(Deadline, Dependency), OpError> {
+        let reign = self.node.shared.acks.reign();
         let seen = self.engine.deadline(key).map_err(|error| self.explain(error))?;
-        Ok((seen, Dependency { slot: seen.slot, version: seen.version, ticket: seen.position }))
+        self.check_lease(key)?;
+        let (slot, version, ticket) = (seen.slot, seen.version, seen.position);
+        Ok((seen, Dependency { slot, version, ticket, reign }))
     }
 
     /// Live keys of this keyspace in the slots that this node serves.
@@ -153,30 +178,53 @@ impl<'a> NodeKeyspace<'a> {
         self.len() == 0
     }
 
-    fn with_dependency<T>(
+    /// A write, or what may be one. Without a lease it has no effect; whether there is still one before the answer is
+    /// for [`Node::acknowledged`] to say.
+    fn write<T>(
         &self,
-        result: Result<(T, Receipt), lockgate_engine::OpError>,
+        key: &[u8],
+        operation: impl FnOnce() -> Result<(T, Receipt), lockgate_engine::OpError>,
     ) -> Result<(T, Dependency), OpError> {
-        let (answer, receipt) = result.map_err(|error| self.explain(error))?;
-        Ok((answer, rests_on(&receipt)))
+        let shared = &self.node.shared;
+        let reign = shared.acks.reign();
+        self.check_lease(key)?;
+        let (have, need) = (shared.in_sync.load(Ordering::Relaxed), shared.config.min_in_sync);
+        if have < need {
+            // Slots of others are theirs to answer for.
+            return match self.node.redirect(Slot::of_key(key)) {
+                OpError::Arriving { .. } => Err(OpError::TooFewInSync { have, need }),
+                elsewhere => Err(elsewhere),
+            };
+        }
+        let (answer, receipt) = operation().map_err(|error| self.explain(error))?;
+        let Receipt { slot, version, ticket, .. } = receipt;
+        Ok((answer, Dependency { slot, version, ticket, reign }))
+    }
+
+    /// Whether what was just seen may be shown: the lease was not over then if it is not over now.
+    fn check_lease(&self, key: &[u8]) -> Result<(), OpError> {
+        if self.node.shared.holds_lease() {
+            return Ok(());
+        }
+        let slot = Slot::of_key(key);
+        match self.node.redirect(slot) {
+            OpError::Arriving { .. } => Err(OpError::NoLease { slot }),
+            elsewhere => Err(elsewhere),
+        }
     }
 
     fn explain(&self, error: lockgate_engine::OpError) -> OpError {
         match error {
             lockgate_engine::OpError::Frozen { slot } => OpError::Frozen { slot },
-            lockgate_engine::OpError::NotOwned { slot, gate } => self.node.redirect(slot, gate),
+            lockgate_engine::OpError::NotOwned { slot, .. } => self.node.redirect(slot),
             other => OpError::Engine(other),
         }
     }
 }
 
-fn rests_on(receipt: &Receipt) -> Dependency {
-    Dependency { slot: receipt.slot, version: receipt.version, ticket: receipt.ticket }
-}
-
 impl Node {
     /// Why this node does not serve `slot`, as its map has it.
-    pub(super) fn redirect(&self, slot: Slot, _gate: Gate) -> OpError {
+    pub(super) fn redirect(&self, slot: Slot) -> OpError {
         let Some(map) = self.map() else { return OpError::Unserved { slot } };
         let owner = &map.slots[slot];
         let Some((node, addr)) = owner.shard.and_then(|shard| primary_addr(&map, shard)) else {

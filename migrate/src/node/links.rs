@@ -187,6 +187,16 @@ async fn reply(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
     match request {
         AdminRequest::Identify => AdminReply::Identity(identify(shared)),
         AdminRequest::Form(genesis) => form(shared, *genesis).await,
+        AdminRequest::HandOver { to } => {
+            match (Node { shared: Arc::clone(shared) }).hand_over(Some(to)).await {
+                Ok(()) => AdminReply::Done,
+                Err(error) => AdminReply::Refused(error.to_string()),
+            }
+        }
+        AdminRequest::Change(body) => match (Node { shared: Arc::clone(shared) }).propose(*body).await {
+            Ok(_) => AdminReply::Done,
+            Err(error) => AdminReply::Refused(error.to_string()),
+        },
         AdminRequest::Status => match (Node { shared: Arc::clone(shared) }).status() {
             Some(status) => AdminReply::Status(Box::new(status)),
             None => AdminReply::Refused("this node does not belong to a cluster yet".into()),
@@ -194,14 +204,10 @@ async fn reply(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
     }
 }
 
-fn identify(shared: &Shared) -> NodeIdentity {
+fn identify(shared: &Arc<Shared>) -> NodeIdentity {
     let boot = shared.engine.boot();
-    let served = Slot::all().filter(|&slot| {
-        matches!(
-            shared.engine.slot_status(slot).gate,
-            lockgate_engine::Gate::Owned | lockgate_engine::Gate::Frozen
-        )
-    });
+    let node = Node { shared: Arc::clone(shared) };
+    let served = Slot::all().filter(|&slot| node.serves(slot));
     NodeIdentity {
         directory: boot.directory_id,
         boot: boot.number,

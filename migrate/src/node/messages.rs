@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use lockgate_runtime::IoBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Attempt, Genesis, JobId, NodeId};
+use crate::control::{Attempt, EntryBody, Epoch, Genesis, JobId, NodeId, ShardId};
 use crate::job::SlotFinal;
+use crate::office::{FenceReport, LeaseAsk};
 
 /// The kind byte of every postcard message on a control or admin link.
 pub(crate) const KIND_MESSAGE: u8 = lockgate_net::link::KIND_USER_MIN;
@@ -34,6 +35,19 @@ pub(crate) enum ControlMessage {
     ReleaseAsk { job: JobId },
     /// The commit is applied here, the gates are closed and reads have stopped.
     Released { job: JobId },
+    /// The commit is applied here, and no lease of the source is left that was granted below it: control leader to target
+    /// primary (R16).
+    LeasesOver { job: JobId },
+    /// May I serve my shard? Primary to control leader (R6). `applied`: what of the control log it has applied.
+    LeaseAsk { boot: u64, applied: u64, ask: LeaseAsk },
+    /// For so long from when it was asked for.
+    LeaseGrant { shard: ShardId, epoch: Epoch, nonce: u64, length_ns: u64 },
+    /// Take nothing more from this reign, sync, and report: control leader to a shard's members (R12).
+    Fence { shard: ShardId, epoch: Epoch },
+    /// Done.
+    FenceReport(FenceReport),
+    /// I serve nothing under this reign any more; let that node lead: primary to control leader.
+    Yield { shard: ShardId, epoch: Epoch, to: NodeId },
     /// The target serves the job's slots: target primary to source. The entry that says so follows.
     Serving { job: JobId },
 }
@@ -47,6 +61,13 @@ pub enum AdminRequest {
     Form(Box<Genesis>),
     /// What does your applied map say?
     Status,
+    /// Hand the shard that you lead over to that replica.
+    HandOver {
+        /// Who leads from now on.
+        to: NodeId,
+    },
+    /// Propose this change of the cluster, and say what became of it.
+    Change(Box<EntryBody>),
 }
 
 /// Node to administrator.
@@ -58,6 +79,8 @@ pub enum AdminReply {
     Formed,
     /// The answer to [`AdminRequest::Status`].
     Status(Box<super::status::NodeStatus>),
+    /// Done, and applied by that node.
+    Done,
     /// Not done, and why.
     Refused(String),
 }

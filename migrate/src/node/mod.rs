@@ -15,9 +15,11 @@ mod control_store;
 mod desired;
 mod driver;
 mod finals;
+mod hand_over;
 mod keyspace;
 mod links;
 mod messages;
+mod office;
 mod peers;
 mod pledges;
 mod proposals;
@@ -38,6 +40,7 @@ use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::Ordering;
 
 pub use driver::DriverError;
+pub use hand_over::HandOverError;
 pub use keyspace::{NodeKeyspace, OpError};
 pub use messages::{AdminReply, AdminRequest, NodeIdentity};
 pub use shared::JobProgress;
@@ -46,7 +49,8 @@ pub use status::{JobStatus, MemberStatus, NodeStatus, ShardStatus};
 
 use crate::control::{ClusterMap, Effect, EntryBody, JobId, Name, NodeId, Outcome, ShardId, SlotRange};
 use crate::job::JobLimits;
-use crate::replica::{AckPolicy, Dependency};
+use crate::office::Times;
+use crate::replica::{AckFailed, AckPolicy, Dependency};
 use shared::{Input, Shared};
 
 /// How a node behaves; the builder sets it.
@@ -58,6 +62,10 @@ pub struct NodeConfig {
     pub ack: AckPolicy,
     /// The longest wait for acknowledgements; then the outcome is reported as unknown.
     pub ack_timeout: Duration,
+    /// How few members of the shard may be in sync, this node among them, for it to take writes.
+    pub min_in_sync: usize,
+    /// The times that leases and failovers go by: the same on all nodes of the cluster.
+    pub times: Times,
     /// Bounds on finalizing a job.
     pub limits: JobLimits,
 }
@@ -68,6 +76,8 @@ impl NodeConfig {
             listen,
             ack: AckPolicy::default(),
             ack_timeout: Duration::from_secs(5),
+            min_in_sync: 1,
+            times: Times::default(),
             limits: JobLimits::default(),
         }
     }
@@ -99,6 +109,18 @@ pub enum AckError {
     /// This node's log failed.
     #[error(transparent)]
     Log(#[from] lockgate_engine::log::LogFailed),
+    /// This node does not lead its shard any more: who leads it now may or may not have the write.
+    #[error("the shard has failed over since; the outcome is unknown")]
+    Deposed,
+}
+
+impl From<AckFailed> for AckError {
+    fn from(failed: AckFailed) -> Self {
+        match failed {
+            AckFailed::Log(failed) => AckError::Log(failed),
+            AckFailed::Deposed => AckError::Deposed,
+        }
+    }
 }
 
 /// Why an entry was not applied as asked.
@@ -167,6 +189,7 @@ impl Node {
         let (slot, refused): (Slot, fn(Gate) -> bool) = match *refusal {
             OpError::Frozen { slot } => (slot, |gate| gate == Gate::Frozen),
             OpError::Arriving { slot } => (slot, |gate| !matches!(gate, Gate::Owned | Gate::Frozen)),
+            OpError::NoLease { slot } => return self.lease_or_move(slot).await,
             OpError::Engine(lockgate_engine::OpError::LogBehind { slot, .. }) => {
                 // A log that failed is not behind: the next try says so.
                 let _ = self.shared.engine.wait_log_room(slot).await;
@@ -181,6 +204,18 @@ impl Node {
                 return;
             }
             changed.await;
+        }
+    }
+
+    /// Resolves when this node has its lease, or when the map gives the slot to another one.
+    async fn lease_or_move(&self, slot: Slot) {
+        loop {
+            let (held, moved) = (self.shared.lease_changed.listen(), self.shared.map_changed.listen());
+            let mine = self.owner(slot).map(|(node, _)| node) == self.id();
+            if self.shared.holds_lease() || !mine {
+                return;
+            }
+            futures_util::future::select(held, moved).await;
         }
     }
 
@@ -211,7 +246,7 @@ impl Node {
                 shared.acks.wait(&shared.engine, dependencies, policy).await?;
                 reached.replicas = shared.acks.members();
             }
-            Ok::<(), lockgate_engine::log::LogFailed>(())
+            Ok::<(), AckError>(())
         };
         if let Ok(ended) = lockgate_runtime::timeout(limit, wait).await {
             ended?;
@@ -227,8 +262,71 @@ impl Node {
     /// Waits until everything in `dependencies` may be answered under this node's policy.
     pub async fn acknowledged(&self, dependencies: &[Dependency]) -> Result<(), AckError> {
         let limit = self.shared.config.ack_timeout;
-        let wait = self.shared.acks.wait(&self.shared.engine, dependencies, self.shared.config.ack);
-        Ok(lockgate_runtime::timeout(limit, wait).await.map_err(|_| AckError::Timeout(limit))??)
+        let wait = async {
+            self.shared.acks.wait(&self.shared.engine, dependencies, self.shared.config.ack).await?;
+            self.answerable(dependencies).await
+        };
+        lockgate_runtime::timeout(limit, wait).await.map_err(|_| AckError::Timeout(limit))?
+    }
+
+    /// Waits until this node has its lease, in the reign that these operations were done in: then no other has begun.
+    async fn answerable(&self, dependencies: &[Dependency]) -> Result<(), AckError> {
+        let shared = &self.shared;
+        loop {
+            let changed = shared.lease_changed.listen();
+            if dependencies.iter().any(|dependency| shared.acks.is_lost(dependency)) {
+                return Err(AckError::Deposed);
+            }
+            if shared.holds_lease()
+                || dependencies.iter().all(|dependency| shared.acks.is_released(dependency))
+            {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether this node serves reads of that slot at this moment: its gate is open, and its lease is not over.
+    pub fn serves(&self, slot: Slot) -> bool {
+        let gate = self.shared.engine.slot_status(slot).gate;
+        matches!(gate, Gate::Owned | Gate::Frozen) && self.shared.holds_lease()
+    }
+
+    /// Whether this node has the lease of the shard that it leads at this moment.
+    pub fn holds_lease(&self) -> bool {
+        self.shared.holds_lease()
+    }
+
+    /// Until when this node may serve the shard that it leads, in nanoseconds of its runtime's clock; 0 if it may not.
+    pub fn lease_until_ns(&self) -> u64 {
+        self.shared.lease_until_ns.load(Ordering::SeqCst)
+    }
+
+    /// Hands the shard that this node leads over to `to`, or to any replica that is in sync: writes wait for some
+    /// milliseconds, and nothing is lost. Returns when another node leads.
+    pub async fn hand_over(&self, to: Option<NodeId>) -> Result<(), HandOverError> {
+        if self.shared.identity.get().is_none() {
+            return Err(HandOverError::NotPrimary);
+        }
+        let (reply, ended) = oneshot::channel();
+        if !self.shared.tell(Input::HandOver(to, reply)).await {
+            return Err(HandOverError::Stopped);
+        }
+        ended.await.unwrap_or(Err(HandOverError::Stopped))
+    }
+
+    /// Leaves office before a planned stop: hands over the shard that this node leads, if a replica is in sync, and the
+    /// lead of the control log. Takes at most about the node timeout.
+    pub async fn retire(&self) {
+        match self.hand_over(None).await {
+            Ok(()) | Err(HandOverError::NotPrimary | HandOverError::Stopped) => {}
+            Err(error) => tracing::info!(%error, "the shard is not handed over before the stop"),
+        }
+        let (reply, told) = oneshot::channel();
+        if self.shared.identity.get().is_some() && self.shared.tell(Input::Retire(reply)).await {
+            // Gone when the driver has ended.
+            let _ = told.await;
+        }
     }
 
     /// Starts moving slots from this node's shard to the shard that `target` leads. Returns when the job is in the

@@ -53,7 +53,9 @@ pub(crate) struct Receivers {
     wants: BTreeMap<Slot, Want>,
     refusals: Rc<RefCell<Vec<Refusal>>>,
     retries: BTreeMap<Slot, u64>,
-    pledges: Pledges,
+    pledges: Rc<RefCell<Pledges>>,
+    /// Behind a fence nothing is taken from anybody.
+    is_fenced: bool,
 }
 
 impl Receivers {
@@ -64,7 +66,8 @@ impl Receivers {
             wants: BTreeMap::new(),
             refusals: Rc::default(),
             retries: BTreeMap::new(),
-            pledges: Pledges::default(),
+            pledges: Rc::default(),
+            is_fenced: false,
         }
     }
 
@@ -75,9 +78,25 @@ impl Receivers {
         }
         self.wants.insert(slot, Want { from, generation, source_generation });
         self.retries.remove(&slot);
+        let is_fenced = self.is_fenced;
         match self.source(from) {
             Some(follower) => follower.follow(slot, generation, source_generation),
+            None if is_fenced => {}
             None => tracing::error!(node = from.0, "the map names a source that it does not know"),
+        }
+    }
+
+    /// Takes nothing more from anybody until [`Receivers::unfence`].
+    pub fn fence(&mut self) {
+        self.is_fenced = true;
+        self.sources.clear();
+    }
+
+    /// Follows again what is wanted.
+    pub fn unfence(&mut self) {
+        self.is_fenced = false;
+        for (slot, want) in self.wants.clone() {
+            self.want(want.from, slot, want.generation, want.source_generation);
         }
     }
 
@@ -113,7 +132,7 @@ impl Receivers {
                     self.retries.insert(slot, now_ns + RETRY_NS);
                 }
                 WhyRefused::Diverged { .. } | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
-                    tracing::info!(%slot, source = from.0, %why, "slot starts anew");
+                    tracing::info!(%slot, source = from.0, %why, "slot cannot go on from what is here");
                     self.restart(slot, now_ns);
                 }
             }
@@ -130,16 +149,14 @@ impl Receivers {
 
     /// What these slots hold must stay as long as a vote may rest on it.
     pub fn pledge(&mut self, job: JobId, attempt: Attempt, slots: impl IntoIterator<Item = Slot>) {
-        self.pledges.pledge(job, attempt, slots);
+        self.pledges.borrow_mut().pledge(job, attempt, slots);
     }
 
     /// Drops what this node has of a followed slot and copies it anew, in a generation of its own (R14). What was pledged
     /// waits for its source to get there.
     pub fn restart(&mut self, slot: Slot, now_ns: u64) {
         let Some(want) = self.wants.get(&slot).copied() else { return };
-        let map = self.shared.map.load();
-        let state = |id| map.as_ref()?.jobs.get(&id).map(|job| (&job.state, job.attempt));
-        if self.pledges.holds(slot, state) {
+        if is_pledged(&self.shared, &self.pledges, slot) {
             self.retries.insert(slot, now_ns + RETRY_NS);
             return;
         }
@@ -161,12 +178,16 @@ impl Receivers {
     }
 
     fn source(&mut self, node: NodeId) -> Option<&Follower> {
+        if self.is_fenced {
+            return None;
+        }
         if !self.sources.contains_key(&node) {
             self.shared.map.load().as_ref().filter(|map| map.nodes.contains_key(&node))?;
-            let news = News { node, refusals: Rc::clone(&self.refusals) };
+            let (refusals, pledges) = (Rc::clone(&self.refusals), Rc::clone(&self.pledges));
+            let news = News { shared: Arc::clone(&self.shared), node, refusals, pledges };
             // Barriers sync by themselves; other syncs are waited for only where the policy says so.
             let pause = match self.shared.config.ack {
-                AckPolicy::InSync => SYNC_PAUSE,
+                AckPolicy::Primary | AckPolicy::InSync => SYNC_PAUSE,
                 AckPolicy::InSyncSynced => Duration::ZERO,
             };
             let follower = Follower::with_sync_pause(self.shared.engine.clone(), Rc::new(news), pause);
@@ -175,6 +196,13 @@ impl Receivers {
         }
         self.sources.get(&node).map(|source| &source.follower)
     }
+}
+
+/// Whether a vote may rest on what this node has of the slot.
+fn is_pledged(shared: &Shared, pledges: &RefCell<Pledges>, slot: Slot) -> bool {
+    let map = shared.map.load();
+    let state = |id| map.as_ref()?.jobs.get(&id).map(|job| (&job.state, job.attempt));
+    pledges.borrow_mut().holds(slot, state)
 }
 
 /// Keeps a follower linked to its source, wherever the map says that it is.
@@ -191,13 +219,19 @@ async fn keep_linked(shared: Arc<Shared>, node: NodeId, follower: Follower) {
 
 /// What a follower reports, kept until the driver looks.
 struct News {
+    shared: Arc<Shared>,
     node: NodeId,
+    pledges: Rc<RefCell<Pledges>>,
     refusals: Rc<RefCell<Vec<Refusal>>>,
 }
 
 impl FollowObserver for News {
     fn refused(&self, slot: Slot, generation: Generation, why: &WhyRefused) {
         self.refusals.borrow_mut().push((self.node, slot, generation, why.clone()));
+    }
+
+    fn may_go_back(&self, slot: Slot) -> bool {
+        !is_pledged(&self.shared, &self.pledges, slot)
     }
 
     fn truncated(&self, slot: Slot, generation: Generation, records: u64) {

@@ -12,8 +12,8 @@ use crate::replica::{InSyncChange, InSyncTracker, ReplicaView};
 const LOOK_NS: u64 = 20_000_000;
 
 /// The watch of one primary over its replicas.
-#[derive(Default)]
 pub(crate) struct Replicas {
+    lost_ns_max: u64,
     tracker: InSyncTracker,
     /// What a joining replica must reach: each slot's counter when answers began to wait for it. Taken again whenever the
     /// set's version has moved, since a commit may have brought slots meanwhile; the change that takes the replica in is
@@ -23,6 +23,12 @@ pub(crate) struct Replicas {
 }
 
 impl Replicas {
+    /// A watch that has seen nothing yet; a replica without a stream for this long is taken out of the set.
+    pub fn new(lost_ns_max: u64) -> Self {
+        let tracker = InSyncTracker::new(lost_ns_max);
+        Self { lost_ns_max, tracker, goals: BTreeMap::new(), next_look_ns: 0 }
+    }
+
     /// Looks at the replicas if it is time, and returns the change of the set to propose.
     pub fn look(
         &mut self,
@@ -33,7 +39,7 @@ impl Replicas {
         now_ns: u64,
     ) -> Option<EntryBody> {
         let Some(id) = mine else {
-            *self = Self::default();
+            *self = Self::new(self.lost_ns_max);
             return None;
         };
         if now_ns < self.next_look_ns {
@@ -89,7 +95,7 @@ impl Replicas {
 }
 
 /// Every slot that replicas of this shard follow, with the counter that it has now.
-fn goal(shared: &Shared) -> Vec<(Slot, u64)> {
+pub(super) fn goal(shared: &Shared) -> Vec<(Slot, u64)> {
     let statuses = Slot::all().map(|slot| (slot, shared.engine.slot_status(slot)));
     statuses
         .filter(|(_, status)| is_fed(status.gate))

@@ -12,13 +12,16 @@ use lockgate_engine::log::LogFailed;
 use lockgate_engine::{Engine, Gate, Slot};
 use lockgate_net::Stop;
 use lockgate_runtime::Event;
+use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Mutex;
-use lockgate_runtime::sync::atomic::AtomicU32;
+use lockgate_runtime::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::NodeConfig;
+use super::hand_over::HandOverReply;
 use super::messages::ControlMessage;
 use crate::control::{Attempt, ClusterMap, EntryBody, Incarnation, JobId, NodeId, Outcome};
 use crate::job::Phase;
+use crate::office::FenceReport;
 use crate::replica::{Feeds, ReplicaAcks};
 
 /// Messages that wait for the driver before links stop reading.
@@ -32,6 +35,12 @@ pub(crate) enum Input {
     Propose(EntryBody, oneshot::Sender<Outcome>),
     /// The record of this number has (or has not) reached the disk.
     Persisted(u64, Result<(), LogFailed>),
+    /// Everything that this fenced member reports is on its disk: to be told to that node.
+    Fenced(NodeId, FenceReport),
+    /// Hand this node's shard over: to that replica, or to any in sync.
+    HandOver(Option<NodeId>, HandOverReply),
+    /// Hand the control log's lead over, if this node has it; answered at once.
+    Retire(oneshot::Sender<()>),
     /// The finals of a barrier are on this node's disk, or never will be under this attempt.
     FinalsSynced { job: JobId, attempt: Attempt, result: Result<(), FinalsFault> },
 }
@@ -85,6 +94,12 @@ pub(crate) struct Shared {
     /// Who leads the control log as far as this node knows; 0 for nobody.
     pub leader: AtomicU32,
     pub acks: ReplicaAcks,
+    /// Until when this node may serve its shard, by its clock; 0 while it may not (R6).
+    pub lease_until_ns: AtomicU64,
+    /// How many members of the shard that this node leads are in sync, itself among them.
+    pub in_sync: AtomicUsize,
+    /// Notified when a lease begins after there was none, and when a reign ends.
+    pub lease_changed: Event,
     pub progress: Mutex<BTreeMap<JobId, JobProgress>>,
     pub inbox: mpsc::Sender<Input>,
     /// The driver's end of the inbox, until a driver takes it: there is never a second one.
@@ -98,6 +113,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Whether this node has its shard's lease at this moment. To be asked after an operation's effect.
+    pub fn holds_lease(&self) -> bool {
+        lockgate_runtime::now_ns() < self.lease_until_ns.load(Ordering::SeqCst)
+            || mutation!("lease-not-checked")
+    }
+
     /// Serves nothing any more: every gate that is open closes. Reads of what the disk may not hold would be lies (R19).
     pub fn step_down(&self) {
         for slot in Slot::all() {

@@ -12,8 +12,8 @@ use lockgate_engine::{Engine, Gate, Slot};
 use super::messages::ControlMessage;
 use super::shared::{JobProgress, Shared};
 use crate::control::{
-    Attempt, ClusterMap, EntryBody, Evidence, Job, JobId, JobState, NodeId, REASON_BYTES_MAX, ShardId,
-    SlotEvidence, slots_of,
+    Attempt, ClusterMap, EntryBody, Evidence, Incarnation, Job, JobId, JobState, NodeId, REASON_BYTES_MAX,
+    ShardId, SlotEvidence, slots_of,
 };
 use crate::job::{Command, Event, JobMachine, Phase, Progress, SlotFinal};
 
@@ -80,7 +80,8 @@ impl SourceJobs {
     /// the target acknowledged of these slots in an earlier job is forgotten before it can open its streams.
     pub fn adopt(&mut self, shared: &Shared, map: &ClusterMap, mine: Option<ShardId>, now_ns: u64) {
         for job in map.jobs.values().filter(|job| Some(job.source) == mine && job.state == JobState::Active) {
-            self.jobs.entry(job.id).or_insert_with(|| SourceJob::new(shared, map, job, now_ns));
+            let known = self.jobs.entry(job.id).or_insert_with(|| SourceJob::new(shared, map, job, now_ns));
+            known.follow_target(shared, map.shards[&job.target].primary);
         }
     }
 
@@ -203,6 +204,15 @@ impl SourceJob {
             activated_us: 0,
             drain: DrainRate::default(),
             lag_bytes: 0,
+        }
+    }
+
+    /// The target has failed over: its new primary shows anew what it has, and most of that from its cursors.
+    fn follow_target(&mut self, shared: &Shared, primary: Incarnation) {
+        if (self.target, self.target_boot) != (primary.node, primary.boot) {
+            (self.target, self.target_boot) = (primary.node, primary.boot);
+            self.copied_upto = 0;
+            shared.acks.forget(primary.node, self.slots.iter().copied());
         }
     }
 

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
 use lockgate_engine::Engine;
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
-use lockgate_runtime::sync::atomic::AtomicU32;
+use lockgate_runtime::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, TcpListener};
 
@@ -20,6 +20,7 @@ use super::shared::{INBOX_MESSAGES_MAX, Identity, Shared};
 use super::{Node, NodeConfig};
 use crate::control::Genesis;
 use crate::job::JobLimits;
+use crate::office::Times;
 use crate::replica::{AckPolicy, ReplicaAcks};
 
 /// Why a node could not start, or could not join a cluster.
@@ -84,6 +85,18 @@ impl NodeBuilder {
         self
     }
 
+    /// How few members of this node's shard may be in sync, itself among them, for it to take writes.
+    pub fn min_in_sync(mut self, members: usize) -> Self {
+        self.config.min_in_sync = members;
+        self
+    }
+
+    /// The times that leases and failovers go by: the same on all nodes of the cluster.
+    pub fn times(mut self, times: Times) -> Self {
+        self.config.times = times;
+        self
+    }
+
     /// Bounds on finalizing a job.
     pub fn limits(mut self, limits: JobLimits) -> Self {
         self.config.limits = limits;
@@ -106,6 +119,9 @@ impl NodeBuilder {
             map_changed: Event::new(),
             leader: AtomicU32::new(0),
             acks: ReplicaAcks::default(),
+            lease_until_ns: AtomicU64::new(0),
+            in_sync: AtomicUsize::new(0),
+            lease_changed: Event::new(),
             feeds: Mutex::default(),
             progress: Mutex::default(),
             inbox,
@@ -157,11 +173,13 @@ async fn join_here(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartEr
 async fn run(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
     let cluster = genesis.cluster;
     let Some(inbox) = shared.driver_inbox.lock().take() else { return Err(StartError::Busy) };
+    let synced = shared.config.ack == AckPolicy::InSyncSynced;
+    let always_synced = control_store::always_synced(&shared.engine, synced).await?;
     let store = control_store::open(&shared.engine, genesis).await?;
     // Set once: the inbox, which only one caller can take, stands guard.
     let _ = shared.identity.set(Identity { cluster, me: store.me });
     shared.map.store(Some(Arc::new(store.map.clone())));
-    let driver = Driver::new(Arc::clone(shared), inbox, store);
+    let driver = Driver::new(Arc::clone(shared), inbox, store, always_synced);
     let shared = Arc::clone(shared);
     lockgate_runtime::spawn(async move {
         if let Err(error) = driver.run().await {

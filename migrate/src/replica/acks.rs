@@ -6,6 +6,8 @@
 //! - While a change of the set is undecided, the old *and* the new set must have acknowledged (R11).
 //! - A follower's table is emptied when its stream ends: what a new stream has not confirmed does not count.
 //! - With no replica in sync, an answer waits for this node's own sync (R2).
+//! - What was written in one reign is not acknowledged in another: a new primary may not have it. Nothing that followers
+//!   said in one reign counts in the next.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,8 @@ const SLOTS: usize = lockgate_engine::SLOTS as usize;
 /// What an answer of a primary waits for, beside its own log's `written`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AckPolicy {
+    /// Nobody else: a failover may lose what was acknowledged, and reads are not linearizable across one.
+    Primary,
     /// Every in-sync replica has received it. The default.
     #[default]
     InSync,
@@ -38,6 +42,19 @@ pub struct Dependency {
     pub version: Version,
     /// End of that write in this node's log.
     pub ticket: LogTicket,
+    /// The reign of this node that the operation was done in, see [`ReplicaAcks::reign`].
+    pub reign: u64,
+}
+
+/// Why an answer can never be given.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AckFailed {
+    /// This node's log failed.
+    #[error(transparent)]
+    Log(#[from] LogFailed),
+    /// Another reign has begun: whether its primary has the write is not known here.
+    #[error("this node does not lead its shard any more")]
+    Deposed,
 }
 
 /// The counters that one follower has acknowledged, by slot.
@@ -68,6 +85,8 @@ pub struct ReplicaAcks {
     wanted: Mutex<Required>,
     /// Terms under which this node gave slots away: what it had written before is covered by that commit's barrier.
     released: Box<[AtomicU64]>,
+    /// Which of its shard's reigns this node leads; 0 for none.
+    reign: AtomicU64,
     changed: Event,
 }
 
@@ -78,6 +97,7 @@ impl Default for ReplicaAcks {
             required: Mutex::new(Arc::new(Vec::new())),
             wanted: Mutex::new(Required::default()),
             released: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            reign: AtomicU64::new(0),
             changed: Event::new(),
         }
     }
@@ -89,6 +109,25 @@ impl ReplicaAcks {
         let table = self.table(node, boot);
         table.received[slot.index()].store(received.counter, Ordering::Release);
         table.synced[slot.index()].store(synced.counter, Ordering::Release);
+    }
+
+    /// The reign that operations are done in now: different for each; 0 while this node leads nothing. To be read before
+    /// the operation.
+    pub fn reign(&self) -> u64 {
+        self.reign.load(Ordering::Acquire)
+    }
+
+    /// Another reign begins, or none. What waits for acknowledgements of the last one waits in vain, and is told so.
+    pub fn begin_reign(&self, reign: u64) {
+        if self.reign.swap(reign, Ordering::AcqRel) == reign {
+            return;
+        }
+        let mut followers = self.followers.lock();
+        for table in followers.values_mut() {
+            *table = Arc::new(FollowerTable::new(table.boot));
+        }
+        drop(followers);
+        self.refresh();
     }
 
     /// Wakes those who wait for acknowledgements; once per message of a follower, not once per slot.
@@ -155,13 +194,13 @@ impl ReplicaAcks {
     /// Whether every required follower has acknowledged this dependency.
     pub fn covers(&self, dependency: &Dependency, policy: AckPolicy) -> bool {
         let index = dependency.slot.index();
-        if self.released[index].load(Ordering::Acquire) > dependency.version.term.0 {
+        if self.is_released(dependency) || policy == AckPolicy::Primary {
             return true;
         }
         let required = Arc::clone(&self.required.lock());
         required.iter().all(|table| {
             let counters = match policy {
-                AckPolicy::InSync => &table.received,
+                AckPolicy::Primary | AckPolicy::InSync => &table.received,
                 AckPolicy::InSyncSynced => &table.synced,
             };
             counters[index].load(Ordering::Acquire) >= dependency.version.counter
@@ -174,7 +213,7 @@ impl ReplicaAcks {
         engine: &Engine,
         dependencies: &[Dependency],
         policy: AckPolicy,
-    ) -> Result<(), LogFailed> {
+    ) -> Result<(), AckFailed> {
         // A member that is only about to join does not stand in for this node's own disk (R2, R11).
         let alone = self.wanted.lock().members.is_empty();
         for dependency in dependencies {
@@ -186,8 +225,11 @@ impl ReplicaAcks {
             }
         }
         for dependency in dependencies {
-            while !self.covers(dependency, policy) {
+            loop {
                 let changed = self.changed.listen();
+                if self.is_lost(dependency) {
+                    return Err(AckFailed::Deposed);
+                }
                 if self.covers(dependency, policy) {
                     break;
                 }
@@ -201,6 +243,18 @@ impl ReplicaAcks {
             }
         }
         Ok(())
+    }
+
+    /// Whether a commit took the slot away after the operation: its barrier covers it, whoever leads what since then.
+    pub fn is_released(&self, dependency: &Dependency) -> bool {
+        self.released[dependency.slot.index()].load(Ordering::Acquire) > dependency.version.term.0
+    }
+
+    /// Whether the operation belongs to a reign that is over, and no commit covers it.
+    pub fn is_lost(&self, dependency: &Dependency) -> bool {
+        dependency.reign != self.reign()
+            && !self.is_released(dependency)
+            && !mutation!("acknowledged-after-deposal")
     }
 
     fn table(&self, node: NodeId, boot: u64) -> Arc<FollowerTable> {
@@ -255,6 +309,7 @@ mod tests {
             slot: Slot::new(slot).unwrap(),
             version,
             ticket: LogTicket { core: 0, position: LogPosition(0) },
+            reign: 0,
         }
     }
 
@@ -297,6 +352,24 @@ mod tests {
         assert!(!acks.covers(&dependency(5, 1, 10), AckPolicy::InSync));
         ack(&acks, 2, 1, 12, 12);
         assert!(acks.covers(&dependency(5, 1, 10), AckPolicy::InSync));
+    }
+
+    #[test]
+    fn a_new_reign_counts_on_nobody_and_owes_nothing_to_the_last() {
+        let acks = ReplicaAcks::default();
+        acks.begin_reign(7);
+        acks.set_members(BTreeMap::from([(NodeId(2), 1)]));
+        ack(&acks, 2, 1, 10, 10);
+        let written = Dependency { reign: acks.reign(), ..dependency(5, 1, 10) };
+        assert!(acks.covers(&written, AckPolicy::InSync) && !acks.is_lost(&written));
+        acks.begin_reign(0);
+        assert!(acks.is_lost(&written));
+        acks.begin_reign(8);
+        assert!(acks.is_lost(&written));
+        let again = Dependency { reign: 8, ..written };
+        assert!(!acks.covers(&again, AckPolicy::InSync), "the follower may have lost it meanwhile");
+        acks.released(Slot::new(5).unwrap(), Term(9));
+        assert!(!acks.is_lost(&written), "the target has it");
     }
 
     #[test]

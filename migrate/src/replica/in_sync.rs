@@ -3,7 +3,7 @@
 //! Invariants
 //! - Membership changes only by an applied SetInSync; this file merely proposes (R11).
 //! - A replica joins only after it has acknowledged all that was written before answers began to wait for it.
-//! - A replica leaves when it has had no stream for [`InSyncTracker::LOST_NS_MAX`]; until the entry is applied, answers wait.
+//! - A replica leaves when it has had no stream for the time that its tracker was given; until the entry is applied, answers wait.
 
 use std::collections::BTreeMap;
 
@@ -38,15 +38,19 @@ pub enum InSyncChange {
 }
 
 /// State between two looks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InSyncTracker {
+    /// How long a member may be without a stream before the set goes on without it. In nanoseconds.
+    lost_ns_max: u64,
     lost_since_ns: BTreeMap<NodeId, u64>,
     joining: BTreeMap<NodeId, u64>,
 }
 
 impl InSyncTracker {
-    /// How long a member may be without a stream before the set goes on without it.
-    pub const LOST_NS_MAX: u64 = 1_000_000_000;
+    /// Nothing seen yet.
+    pub fn new(lost_ns_max: u64) -> Self {
+        Self { lost_ns_max, lost_since_ns: BTreeMap::new(), joining: BTreeMap::new() }
+    }
 
     /// The replicas that answers wait for although the map does not have them in sync yet, with their boots.
     pub fn joining(&self) -> &BTreeMap<NodeId, u64> {
@@ -86,7 +90,7 @@ impl InSyncTracker {
         match (in_sync, connected) {
             (true, false) => {
                 let since_ns = *self.lost_since_ns.entry(node).or_insert(now_ns);
-                if now_ns.saturating_sub(since_ns) > Self::LOST_NS_MAX && !proposed {
+                if now_ns.saturating_sub(since_ns) > self.lost_ns_max && !proposed {
                     changes.push(InSyncChange::Remove(node));
                 }
             }
@@ -112,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_replica_joins_after_answers_began_to_wait_for_it() {
-        let mut tracker = InSyncTracker::default();
+        let mut tracker = InSyncTracker::new(S);
         let begin = [InSyncChange::BeginJoin(NodeId(2), 3)];
         assert_eq!(
             tracker.look(&view(true, false, true), false, 0),
@@ -127,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_joining_replica_that_goes_away_is_waited_for_while_its_entry_is_undecided() {
-        let mut tracker = InSyncTracker::default();
+        let mut tracker = InSyncTracker::new(S);
         tracker.look(&view(true, false, true), false, 0);
         assert_eq!(tracker.look(&view(false, false, false), true, 1), []);
         assert!(tracker.joining().contains_key(&NodeId(2)));
@@ -136,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_member_without_a_stream_leaves_after_a_while() {
-        let mut tracker = InSyncTracker::default();
+        let mut tracker = InSyncTracker::new(S);
         assert_eq!(tracker.look(&view(false, true, false), false, 0), []);
         assert_eq!(tracker.look(&view(true, true, true), false, S / 2), []);
         assert_eq!(tracker.look(&view(false, true, false), false, S), []);

@@ -4,6 +4,6 @@ mod acks;
 mod feeds;
 mod in_sync;
 
-pub use acks::{AckPolicy, Dependency, ReplicaAcks};
+pub use acks::{AckFailed, AckPolicy, Dependency, ReplicaAcks};
 pub use feeds::Feeds;
 pub use in_sync::{InSyncChange, InSyncTracker, ReplicaView};

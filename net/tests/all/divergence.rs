@@ -64,6 +64,37 @@ fn what_the_source_never_had_is_taken_back_without_a_copy() {
 }
 
 #[test]
+fn what_is_pledged_is_not_taken_back() {
+    with_two(256 << 10, |two| async move {
+        let slot = slots().next().unwrap();
+        two.follow_all();
+        two.keep_following();
+        two.write(4, 100).await;
+        two.settle().await;
+        two.follower.unfollow(slot);
+        two.stray(slot, TERM.0 + 1, 3);
+        let strayed = two.target.slot_status(slot).version;
+        two.followed.pledged.set(Some(slot));
+        two.source.own(slot, SOURCE_GENERATION, Term(TERM.0 + 2)).unwrap();
+        write(&two.source, slot, 1);
+        two.follow(slot);
+        while two.followed.refused.borrow().is_empty() {
+            lockgate_runtime::yield_now().await;
+        }
+        assert!(
+            matches!(two.followed.refused.borrow()[..], [(of, WhyRefused::Diverged { .. })] if of == slot)
+        );
+        assert_eq!(two.target.slot_status(slot).version, strayed);
+        two.followed.refused.borrow_mut().clear();
+        two.followed.pledged.set(None);
+        two.follow(slot);
+        two.settle().await;
+        assert_eq!(*two.followed.truncated.borrow(), [(slot, 3)]);
+        two.end().await;
+    });
+}
+
+#[test]
 fn histories_that_parted_several_times_are_followed_back_round_by_round() {
     with_two(256 << 10, |two| async move {
         let slot = slots().next().unwrap();

@@ -68,11 +68,17 @@ pub struct Followed {
     /// Slots, and how many records were taken back.
     pub truncated: RefCell<Vec<(Slot, u64)>>,
     pub disconnected: Cell<usize>,
+    /// What this one keeps, whatever its source says.
+    pub pledged: Cell<Option<Slot>>,
 }
 
 impl FollowObserver for Followed {
     fn refused(&self, slot: Slot, _: Generation, why: &WhyRefused) {
         self.refused.borrow_mut().push((slot, why.clone()));
+    }
+
+    fn may_go_back(&self, slot: Slot) -> bool {
+        self.pledged.get() != Some(slot)
     }
 
     fn truncated(&self, slot: Slot, generation: Generation, records: u64) {

@@ -67,8 +67,8 @@ impl Commands {
         let Some(_parked) = Parked::new(&self.parked_bytes, bytes) else {
             return Err(format!("TRYAGAIN {first}; too many requests wait already"));
         };
+        let mut refusal = first;
         let wait = async {
-            let mut refusal = first;
             loop {
                 self.node.passable(&refusal).await;
                 match operation() {
@@ -80,6 +80,7 @@ impl Commands {
         };
         match lockgate_runtime::timeout(PARK_TIMEOUT, wait).await {
             Ok(result) => result,
+            Err(_) if matches!(refusal, OpError::NoLease { .. }) => Err(error_text(&refusal)),
             Err(_) => {
                 Err(format!("TRYAGAIN the slot has been waiting for its handover for {PARK_TIMEOUT:?}"))
             }
@@ -115,6 +116,8 @@ fn error_text(error: &OpError) -> String {
         OpError::Moved { slot, addr, .. } => format!("MOVED {slot} {addr}"),
         OpError::Unserved { .. } => "CLUSTERDOWN Hash slot not served".to_owned(),
         OpError::Frozen { .. } | OpError::Arriving { .. } => format!("TRYAGAIN {error}"),
+        OpError::NoLease { .. } => format!("CLUSTERDOWN {error}"),
+        OpError::TooFewInSync { .. } => format!("NOREPLICAS {error}"),
         OpError::Engine(lockgate_engine::OpError::OutOfMemory { .. }) => format!("OOM {error}"),
         OpError::Engine(_) => format!("ERR {error}"),
     }

@@ -19,7 +19,7 @@ use crate::cluster::Cluster;
 use crate::counters::Counters;
 use crate::jobs::Reached;
 use crate::operator::Operator;
-use crate::plan::{PlannedFault, What, When};
+use crate::plan::{PlannedFault, What, When, Who};
 use crate::random::Random;
 use crate::watch::Watch;
 use mangle::Mangler;
@@ -235,7 +235,9 @@ impl Injector {
                 Some(Box::new(move || this.cluster.control.set_clock_rate(&name, 0)))
             }
             What::JumpClock { who, ms } => {
-                control.jump_boottime(&name(find(who)?), Duration::from_millis(ms));
+                // A clock that gains time which did not pass is beyond every bound on drift; only a leader's grants trust it.
+                let machine = find(who).filter(|&machine| find(Who::Leader) != Some(machine))?;
+                control.jump_boottime(&name(machine), Duration::from_millis(ms));
                 Some(Box::new(|| {}))
             }
             What::JumpWallClock { who, ms } => {
@@ -262,6 +264,14 @@ impl Injector {
             }
             What::RotBits(who) => {
                 let machine = find(who)?;
+                // Its shard must be able to do without it, since no operation of a run replaces a disk: all run, so that
+                // their newest map is the newest there is, and another one leads.
+                let all_run =
+                    (0..self.cluster.machines.len()).all(|other| self.cluster.node(other).is_some());
+                let map = self.cluster.newest_map().filter(|_| all_run)?;
+                if map.shards.values().any(|shard| Cluster::machine_of(shard.primary.node) == machine) {
+                    return None;
+                }
                 if self.cluster.is_running(machine) {
                     control.kill(&name(machine));
                     self.cluster.gone(machine);

@@ -25,6 +25,11 @@ pub trait Oracle {
         Ok(())
     }
 
+    /// A machine's gates, lease or map have changed.
+    fn server(&mut self, _machine: usize, _view: &View) -> Result<(), String> {
+        Ok(())
+    }
+
     /// A machine has applied a newer map.
     fn map(&mut self, _change: &MapChange, _view: &View) -> Result<(), String> {
         Ok(())

@@ -1,11 +1,12 @@
-//! At any instant at most one machine serves a slot, and each that serves it next does so under a higher term.
+//! At any instant at most one machine serves a slot, gate and lease together, and each that serves it next does so under a
+//! higher term.
 
 use std::collections::BTreeMap;
 
 use lockgate_engine::Term;
 
 use super::Oracle;
-use crate::watch::{SlotChange, View, serves};
+use crate::watch::View;
 
 /// See the module.
 #[derive(Default)]
@@ -19,19 +20,18 @@ impl Oracle for OneServer {
         "one server"
     }
 
-    fn slot(&mut self, change: &SlotChange, view: &View) -> Result<(), String> {
-        let Some(after) = change.after.filter(|after| serves(after.gate)) else { return Ok(()) };
-        let slot = view.hot[change.at];
-        let others: Vec<_> = view.servers(change.at).into_iter().filter(|&m| m != change.machine).collect();
-        if let Some(&other) = others.first() {
-            let (here, there) = (view.name(change.machine), view.name(other));
-            return Err(format!(
-                "{here} serves slot {slot} under term {} while {there} serves it too",
-                after.term
-            ));
-        }
-        let now = (change.machine, view.seen[change.machine].start, after.term);
-        if let Some(last) = self.last.insert(change.at, now) {
+    fn server(&mut self, machine: usize, view: &View) -> Result<(), String> {
+        for (at, slot) in view.hot.iter().enumerate() {
+            let servers = view.servers(at);
+            if !servers.contains(&machine) {
+                continue;
+            }
+            if let [one, other, ..] = servers[..] {
+                return Err(format!("{} and {} serve slot {slot}", view.name(one), view.name(other)));
+            }
+            let term = view.slot(machine, at).map_or(Term(0), |status| status.term);
+            let now = (machine, view.seen[machine].start, term);
+            let Some(last) = self.last.insert(at, now) else { continue };
             let is_same = (last.0, last.1) == (now.0, now.1);
             if now.2 < last.2 || (now.2 == last.2 && !is_same) {
                 let (here, there) = (view.name(now.0), view.name(last.0));

@@ -41,6 +41,7 @@ fn draw_shape(random: &mut Random, scenario: Scenario) -> Shape {
         all_slots: random.one_in(12),
         synced,
         log_file_bytes: random.pick(&[256 << 10, 1 << 20, 4 << 20]),
+        node_timeout_ms: random.pick(&[400, 800, 2_000]),
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Shape {
     pub synced: bool,
     /// Bytes of a log file.
     pub log_file_bytes: u64,
+    /// After how much silence a primary is failed over.
+    pub node_timeout_ms: u64,
 }
 
 impl Shape {

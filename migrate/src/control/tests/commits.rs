@@ -55,13 +55,21 @@ fn pending_slots_are_left_alone() {
 fn evidence_that_does_not_hold_is_void() {
     use VoidReason::*;
     type Case = (fn(&mut Evidence), fn(JobId) -> VoidReason);
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         (|evidence| evidence.slots.truncate(9), |job| OtherSlots { job }),
         (|evidence| evidence.slots.push(evidence.slots[0]), |job| OtherSlots { job }),
         (|evidence| evidence.slots[0].slot = Slot::new(50).unwrap(), |job| OtherSlots { job }),
         (|evidence| evidence.slots[1] = evidence.slots[0], |job| OtherSlots { job }),
         (|evidence| evidence.slots[3].term = Term(9), |_| SlotChanged { slot: Slot::new(13).unwrap() }),
         (|evidence| evidence.slots[3].last.term = Term(9), |_| SlotChanged { slot: Slot::new(13).unwrap() }),
+        (
+            |evidence| evidence.source_epoch = Epoch(9),
+            |_| EpochChanged { shard: ShardId(1), named: Epoch(9), current: Epoch(1) },
+        ),
+        (
+            |evidence| evidence.target_epoch = Epoch(9),
+            |_| EpochChanged { shard: ShardId(2), named: Epoch(9), current: Epoch(1) },
+        ),
         (|evidence| evidence.synced.clear(), |_| NotSynced { shard: ShardId(2), node: NodeId(3), boot: 1 }),
         (|evidence| evidence.synced[1].1 = 0, |_| NotSynced { shard: ShardId(2), node: NodeId(4), boot: 1 }),
     ];
@@ -82,21 +90,6 @@ fn evidence_that_does_not_hold_is_void() {
         assert_eq!(cluster.vote_one(good), CommitResult::Stale { why: stale });
         assert_eq!(cluster.job(job).attempt, Attempt(3));
         cluster.committed(job);
-    }
-}
-
-#[test]
-fn evidence_of_another_epoch_ends_the_job() {
-    let spoils: [fn(&mut Evidence); 2] =
-        [|evidence| evidence.source_epoch = Epoch(9), |evidence| evidence.target_epoch = Epoch(9)];
-    for (spoil, shard) in spoils.into_iter().zip([ShardId(1), ShardId(2)]) {
-        let mut cluster = Cluster::new();
-        let job = cluster.start(1, 2, 10, 19);
-        let mut evidence = cluster.evidence(job);
-        spoil(&mut evidence);
-        let why = VoidReason::EpochChanged { shard, named: Epoch(9), current: Epoch(1) };
-        assert_eq!(cluster.vote_one(evidence), CommitResult::Failed { why: why.clone() });
-        assert_eq!(cluster.job(job).state, JobState::Failed { why: why.to_string() });
     }
 }
 
@@ -220,18 +213,23 @@ fn failover_before_the_vote(shard: u32, side: &str) {
     let mut cluster = Cluster::new();
     let (job, bystander) = (cluster.start(1, 2, 10, 19), cluster.start(3, 3 - shard, 210, 219));
     let evidence = cluster.evidence(job);
-    let Effect::FailedOver { failed_jobs, .. } = cluster.fail_over(shard, replica) else { panic!() };
-    assert_eq!(failed_jobs, [job]);
-    let why =
-        format!("{side} shard {shard} failed over to node {} boot 1 while the job was running", 2 * shard);
-    assert_eq!(cluster.job(job).state, JobState::Failed { why });
-    assert_eq!(cluster.job(bystander).state, JobState::Active);
-    let ended = VoidReason::NotActive { job, state: "failed" };
-    assert_eq!(cluster.vote_one(evidence), CommitResult::Stale { why: ended });
+    let (named, others) = (evidence.attempt, cluster.job(bystander).attempt);
+    let Effect::FailedOver { jobs, .. } = cluster.fail_over(shard, replica) else { panic!() };
+    let current = cluster.job(job).attempt;
+    assert_eq!(jobs, [(job, current)]);
+    assert!(current > named);
+    assert_eq!(cluster.job(job).state, JobState::Active, "it goes on with the new primary");
+    let why = format!("{side} shard {shard} failed over to node {} boot 1", 2 * shard);
+    assert_eq!(cluster.job(job).last_attempt, why);
+    assert_eq!(cluster.job(bystander).attempt, others);
+    let void = VoidReason::AttemptConsumed { job, named, current };
+    assert_eq!(cluster.vote_one(evidence.clone()), CommitResult::Stale { why: void });
+    // The same evidence under the new attempt was gathered before the failover: void, never rebased.
+    let rebased = Evidence { attempt: current, ..evidence };
+    let CommitResult::Void { next, .. } = cluster.vote_one(rebased) else { panic!() };
     assert_eq!((cluster.owner(10).shard, cluster.owner(10).pending), (Some(ShardId(1)), None));
-    // The slots can be moved by a new job at once.
-    let again = cluster.start(1, 2, 10, 19);
-    cluster.committed(again);
+    assert_eq!(cluster.job(job).attempt, next);
+    cluster.committed(job);
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn in_sync(expected_version: u64, members: &[(u32, u64)]) -> EntryBody {
 }
 
 fn failover(epoch: u64, node: u32, boot: u64) -> EntryBody {
-    EntryBody::Failover { shard: ShardId(1), expected_epoch: Epoch(epoch), primary: incarnation(node, boot) }
+    let primary = incarnation(node, boot);
+    EntryBody::Failover { shard: ShardId(1), expected_epoch: Epoch(epoch), primary, holds_all: false }
 }
 
 #[test]
@@ -240,9 +241,10 @@ fn a_restarted_primary_leads_again_by_a_failover() {
     let mut cluster = Cluster::new();
     let again = cluster.restart(1);
     assert_eq!(cluster.map.shards[&ShardId(1)].primary, incarnation(1, 1), "not yet");
+    let lacking = Refusal::MayLackWrites { candidate: again, shard: ShardId(1) };
+    assert_eq!(cluster.refused(failover(1, 1, 2)), lacking, "its replica may have more");
     let effect = cluster.fail_over(1, again);
-    let expected =
-        Effect::FailedOver { shard: ShardId(1), epoch: Epoch(2), term: Term(2), failed_jobs: vec![] };
+    let expected = Effect::FailedOver { shard: ShardId(1), epoch: Epoch(2), term: Term(2), jobs: vec![] };
     assert_eq!(effect, expected);
     let shard = &cluster.map.shards[&ShardId(1)];
     assert_eq!((shard.primary, shard.in_sync_version), (again, 2));

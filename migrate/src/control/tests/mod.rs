@@ -20,11 +20,11 @@ use super::map::{ClusterMap, Genesis, GenesisShard, Job, NodeInfo};
 use super::preconditions::{Refusal, VoidReason};
 use super::types::*;
 
-pub(super) fn incarnation(node: u32, boot: u64) -> Incarnation {
+pub(crate) fn incarnation(node: u32, boot: u64) -> Incarnation {
     Incarnation { node: NodeId(node), directory: [node as u8; 16], boot }
 }
 
-pub(super) fn node_info(node: u32, voter: bool) -> NodeInfo {
+pub(crate) fn node_info(node: u32, voter: bool) -> NodeInfo {
     NodeInfo {
         name: Name([node as u8; 20]),
         link: format!("127.0.0.1:{}", 7000 + node).parse().unwrap(),
@@ -36,7 +36,7 @@ pub(super) fn node_info(node: u32, voter: bool) -> NodeInfo {
 
 /// Shard 1 is nodes 1 and 2, shard 2 nodes 3 and 4, shard 3 nodes 5 and 6; node 7 serves nothing. Nodes 1 to 5 vote. The
 /// shards own 0-99, 100-199 and 200-299; nobody owns the rest.
-pub(super) fn genesis() -> Genesis {
+pub(crate) fn genesis() -> Genesis {
     let shard = |id: u32| GenesisShard {
         shard: ShardId(id),
         primary: incarnation(2 * id - 1, 1),
@@ -51,24 +51,24 @@ pub(super) fn genesis() -> Genesis {
 }
 
 /// A map and the proposals made to it. Every entry is applied to two copies, and both must stay equal and valid.
-pub(super) struct Cluster {
-    pub(super) map: ClusterMap,
+pub(crate) struct Cluster {
+    pub(crate) map: ClusterMap,
     twin: ClusterMap,
     seq: u64,
 }
 
 impl Cluster {
-    pub(super) fn new() -> Cluster {
+    pub(crate) fn new() -> Cluster {
         let map = ClusterMap::genesis(genesis()).unwrap();
         Cluster { twin: map.clone(), map, seq: 0 }
     }
 
-    pub(super) fn entry(&mut self, body: EntryBody) -> Entry {
+    pub(crate) fn entry(&mut self, body: EntryBody) -> Entry {
         self.seq += 1;
         Entry { origin: Origin { node: NodeId(1), boot: 1, seq: self.seq }, at_ms: 1_000 + self.seq, body }
     }
 
-    pub(super) fn apply_entry(&mut self, entry: &Entry) -> Outcome {
+    pub(crate) fn apply_entry(&mut self, entry: &Entry) -> Outcome {
         let before = self.map.clone();
         let index = self.map.applied + 1;
         let outcome = self.map.apply(index, entry);
@@ -86,20 +86,20 @@ impl Cluster {
         self.map.clone().without_trace()
     }
 
-    pub(super) fn apply(&mut self, body: EntryBody) -> Outcome {
+    pub(crate) fn apply(&mut self, body: EntryBody) -> Outcome {
         let entry = self.entry(body);
         self.apply_entry(&entry)
     }
 
-    pub(super) fn effect(&mut self, body: EntryBody) -> Effect {
+    pub(crate) fn effect(&mut self, body: EntryBody) -> Effect {
         self.apply(body).into_result().unwrap()
     }
 
-    pub(super) fn refused(&mut self, body: EntryBody) -> Refusal {
+    pub(crate) fn refused(&mut self, body: EntryBody) -> Refusal {
         self.apply(body).into_result().unwrap_err()
     }
 
-    pub(super) fn start(&mut self, source: u32, target: u32, start: u16, end: u16) -> JobId {
+    pub(crate) fn start(&mut self, source: u32, target: u32, start: u16, end: u16) -> JobId {
         let mut body = start_job(source, target, &[(start, end)], 0);
         if let EntryBody::StartJob { name, .. } = &mut body {
             name.0[12..].copy_from_slice(&self.seq.to_be_bytes());
@@ -110,45 +110,46 @@ impl Cluster {
         }
     }
 
-    pub(super) fn job(&self, job: JobId) -> &Job {
+    pub(crate) fn job(&self, job: JobId) -> &Job {
         &self.map.jobs[&job]
     }
 
-    pub(super) fn evidence(&self, job: JobId) -> Evidence {
+    pub(crate) fn evidence(&self, job: JobId) -> Evidence {
         evidence(&self.map, job)
     }
 
-    pub(super) fn vote(&mut self, jobs: Vec<Evidence>) -> Vec<CommitOutcome> {
+    pub(crate) fn vote(&mut self, jobs: Vec<Evidence>) -> Vec<CommitOutcome> {
         match self.effect(EntryBody::CommitJobs(jobs)) {
             Effect::Voted(outcomes) => outcomes,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn vote_one(&mut self, evidence: Evidence) -> CommitResult {
+    pub(crate) fn vote_one(&mut self, evidence: Evidence) -> CommitResult {
         self.vote(vec![evidence]).pop().unwrap().result
     }
 
-    pub(super) fn committed(&mut self, job: JobId) -> Term {
+    pub(crate) fn committed(&mut self, job: JobId) -> Term {
         match self.vote_one(self.evidence(job)) {
             CommitResult::Committed { term } => term,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn restart(&mut self, node: u32) -> Incarnation {
+    pub(crate) fn restart(&mut self, node: u32) -> Incarnation {
         let boot = self.map.known_boot(NodeId(node)).unwrap() + 1;
         let incarnation = incarnation(node, boot);
         self.effect(EntryBody::Restarted { incarnation });
         incarnation
     }
 
-    pub(super) fn fail_over(&mut self, shard: u32, primary: Incarnation) -> Effect {
+    pub(crate) fn fail_over(&mut self, shard: u32, primary: Incarnation) -> Effect {
         let expected_epoch = self.map.shards[&ShardId(shard)].epoch;
-        self.effect(EntryBody::Failover { shard: ShardId(shard), expected_epoch, primary })
+        let body = EntryBody::Failover { shard: ShardId(shard), expected_epoch, primary, holds_all: true };
+        self.effect(body)
     }
 
-    pub(super) fn owner(&self, slot: u16) -> &super::map::SlotOwner {
+    pub(crate) fn owner(&self, slot: u16) -> &super::map::SlotOwner {
         self.map.owner(Slot::new(slot).unwrap())
     }
 }
@@ -162,7 +163,7 @@ impl ClusterMap {
 }
 
 /// What never goes back, whatever is applied.
-pub(super) fn assert_only_forward(before: &ClusterMap, after: &ClusterMap) {
+pub(crate) fn assert_only_forward(before: &ClusterMap, after: &ClusterMap) {
     assert!(after.counter >= before.counter);
     for (old, new) in before.slots.iter().zip(after.slots.iter()) {
         assert!(new.term >= old.term && new.generation >= old.generation && new.version >= old.version);
@@ -185,7 +186,7 @@ pub(super) fn assert_only_forward(before: &ClusterMap, after: &ClusterMap) {
     }
 }
 
-pub(super) fn start_job(source: u32, target: u32, ranges: &[(u16, u16)], name: u8) -> EntryBody {
+pub(crate) fn start_job(source: u32, target: u32, ranges: &[(u16, u16)], name: u8) -> EntryBody {
     let mut bytes = [0xa0; 20];
     bytes[0] = name;
     EntryBody::StartJob {
@@ -197,7 +198,7 @@ pub(super) fn start_job(source: u32, target: u32, ranges: &[(u16, u16)], name: u
 }
 
 /// What a source would gather for the job's current attempt, if everything went well.
-pub(super) fn evidence(map: &ClusterMap, job: JobId) -> Evidence {
+pub(crate) fn evidence(map: &ClusterMap, job: JobId) -> Evidence {
     let job = &map.jobs[&job];
     let (source, target) = (&map.shards[&job.source], &map.shards[&job.target]);
     let slot = |slot: Slot| {
@@ -216,9 +217,9 @@ pub(super) fn evidence(map: &ClusterMap, job: JobId) -> Evidence {
     }
 }
 
-pub(super) fn void(result: CommitResult) -> VoidReason {
+pub(crate) fn void(result: CommitResult) -> VoidReason {
     match result {
-        CommitResult::Void { why, .. } | CommitResult::Failed { why } | CommitResult::Stale { why } => why,
+        CommitResult::Void { why, .. } | CommitResult::Stale { why } => why,
         CommitResult::Committed { .. } => panic!("it was committed"),
     }
 }

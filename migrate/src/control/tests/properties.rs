@@ -69,7 +69,8 @@ impl Step {
                 let of = map.shards.get(&shard);
                 let node = of.and_then(|of| pick(of.members(), self.b)).unwrap_or(NodeId(1));
                 let expected_epoch = Epoch(of.map_or(0, |of| of.epoch.0) + u64::from(self.spoil == 0));
-                EntryBody::Failover { shard, expected_epoch, primary: map.nodes[&node].incarnation }
+                let (primary, holds_all) = (map.nodes[&node].incarnation, self.spoil > 1);
+                EntryBody::Failover { shard, expected_epoch, primary, holds_all }
             }
             8 | 9 => {
                 let mut body = start_job(0, self.shard(self.b), &[(self.start, self.start + self.len)], 0);

@@ -3,7 +3,6 @@
 //! Invariants: what [`append`] returns must be synced before a message that rests on it is sent. Recovery is the newest
 //! snapshot and the records after it ([`mod@log`]); the genesis is the first snapshot.
 
-#[allow(dead_code, reason = "the driver's call of `compact_if_due` is not in yet")]
 mod log;
 #[cfg(test)]
 mod tests;
@@ -104,6 +103,22 @@ pub(crate) async fn load_genesis(engine: &Engine) -> Result<Option<Genesis>, Sto
 pub(crate) async fn save_genesis(engine: &Engine, genesis: &Genesis) -> Result<(), StoreError> {
     let path = genesis_path(engine);
     fs::write_atomic(&path, encode_genesis(genesis)?).await.map_err(|error| StoreError::Io { path, error })
+}
+
+/// Name of the file that says that answers of this directory's node did not always wait for its disk.
+const UNSYNCED_ANSWERS_FILE: &str = "unsynced-answers";
+
+/// Whether every answer that this directory's node ever gave as a primary waited until its disk had it: also this boot's,
+/// which waits for disks if `synced`. What was once weaker is noted for good, before the first such answer.
+pub(crate) async fn always_synced(engine: &Engine, synced: bool) -> Result<bool, StoreError> {
+    let path = engine.path().join(UNSYNCED_ANSWERS_FILE);
+    if fs::exists(&path).await {
+        return Ok(false);
+    }
+    if !synced {
+        fs::write_atomic(&path, Vec::new()).await.map_err(|error| StoreError::Io { path, error })?;
+    }
+    Ok(synced)
 }
 
 /// Checks that a genesis is sound and names this directory.

@@ -40,6 +40,10 @@ pub trait FollowObserver: 'static {
     /// The slot is not followed any more; follow it again when what `why` says has changed.
     fn refused(&self, slot: Slot, generation: Generation, why: &WhyRefused);
 
+    /// Whether what the source does not have may be taken back now. If not, the slot is refused as diverged, and what is
+    /// here stays.
+    fn may_go_back(&self, slot: Slot) -> bool;
+
     /// The slot had writes that the source never had: so many records were taken back. It is followed on.
     fn truncated(&self, slot: Slot, generation: Generation, records: u64);
 
@@ -277,6 +281,9 @@ impl Inner {
     /// The source does not have all that is here: takes back what both cannot have in common, and follows on from there.
     async fn go_back(&self, slot: Slot, subscription: u32, common: Version) {
         let why = WhyRefused::Diverged { common };
+        if !self.observer.may_go_back(slot) {
+            return self.give_up(slot, subscription, &why);
+        }
         // Looked up anew after every wait: the slot may have been let go meanwhile.
         loop {
             let Some(wanted) = self.state.borrow().current(slot, subscription) else { return };
