@@ -20,7 +20,7 @@ const MODULE_ORDERS: [(&str, &[&str]); 3] = [
     // These two are side by side: neither may name the other.
     ("net", &["link", "resp"]),
     ("net", &["resp", "link"]),
-    ("migrate", &["control", "replica", "job", "node"]),
+    ("migrate", &["control", "replica", "job", "office", "node"]),
 ];
 
 /// Files that may contain `unsafe`. Each states its access rule at its top.
