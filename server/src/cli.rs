@@ -102,9 +102,12 @@ pub struct DemoArgs {
     /// What to load: lines of a key, a tab, and the value as a JSON string [default: a bundled sample of 1 MB]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
-    /// How long slots move around, in seconds
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub seconds: u64,
+    /// How long slots move around, in seconds [default: 30, or 90 with --kill]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
+    /// Kill a node (SIGKILL) in the middle of every other job's finalize, and start it again later
+    #[arg(long, value_enum)]
+    pub kill: Option<Kill>,
     /// Which keys are written and which slots move when; the same seed makes the same choices [default: a new one]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -114,6 +117,26 @@ pub struct DemoArgs {
     /// End with one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whom the demo kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kill {
+    /// The primary that gives slots away
+    Source,
+    /// The primary that gets them
+    Target,
+    /// Both
+    Both,
+    /// The node that leads the control log
+    Leader,
+}
+
+impl DemoArgs {
+    /// How long slots move around, in seconds.
+    pub fn seconds(&self) -> u64 {
+        self.seconds.unwrap_or(if self.kill.is_some() { 90 } else { 30 })
+    }
 }
 
 fn parse_voters(text: &str) -> Result<u16, String> {

@@ -14,6 +14,8 @@ pub struct NodeStatus {
     pub node: NodeId,
     /// Its applied index of the control log.
     pub applied: u64,
+    /// Who leads the control log, as far as it knows.
+    pub leader: Option<NodeId>,
     /// The shards.
     pub shards: Vec<ShardStatus>,
     /// Jobs, oldest first.
@@ -89,7 +91,13 @@ impl Node {
                 phase: report.map_or_else(String::new, |report| format!("{:?}", report.phase)),
             }
         });
-        Some(NodeStatus { node: identity.me.node, applied: map.applied, shards, jobs: jobs.collect() })
+        Some(NodeStatus {
+            node: identity.me.node,
+            applied: map.applied,
+            leader: self.leader(),
+            shards,
+            jobs: jobs.collect(),
+        })
     }
 }
 

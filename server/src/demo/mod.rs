@@ -7,6 +7,7 @@
 pub mod check;
 pub mod data;
 pub mod disk;
+pub mod kills;
 pub mod load;
 pub mod moves;
 pub mod nodes;

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lockgate_engine::Slot;
-use lockgate_migrate::control::{SlotRange, ranges_of};
+use lockgate_migrate::control::{ShardId, SlotRange, ranges_of};
+use lockgate_migrate::node::ShardStatus;
 use lockgate_runtime::sync::atomic::{AtomicBool, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 
+use super::kills::Killer;
 use super::load::Shared;
 use super::oracle::mix64;
 use super::probe::{GapProbe, SlotTags};
@@ -25,6 +27,8 @@ const SHARD_SLOTS_MIN: usize = 1_500;
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// A source's newest jobs, of which the one that is watched must be one.
 const JOBS_LOOKED_AT: &[u8] = b"64";
+/// The longest delay from when a finalize is seen to the strike in it, in microseconds: about as long as one takes.
+const STRIKE_US_MAX: u64 = 40_000;
 /// A job that has not ended by then counts as stuck.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
 /// Writes that a probe must see acknowledged before its job starts, and again after it has ended.
@@ -34,9 +38,11 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A shard as the movers know it.
 pub struct MovingShard {
-    /// Where clients reach its primary.
+    /// Its number.
+    pub id: ShardId,
+    /// Where clients reach the primary that it began with.
     pub primary: SocketAddr,
-    /// Its primary's name.
+    /// That primary's name.
     pub name: String,
 }
 
@@ -64,6 +70,10 @@ pub struct Moved {
 /// What all movers share.
 pub struct Movers {
     shards: Vec<MovingShard>,
+    /// The names of all nodes, in the order of their numbers.
+    names: Vec<String>,
+    /// Kills nodes in every other job.
+    killer: Option<Arc<Killer>>,
     seeds: Vec<SocketAddr>,
     client: ClientConfig,
     load: Arc<Shared>,
@@ -89,9 +99,12 @@ struct Plan {
 }
 
 impl Movers {
-    /// Movers over `shards`, which own the slots in equal parts, in order.
+    /// Movers over `shards`, which own the slots in equal parts, in order. Clients begin at `seeds`.
     pub fn new(
         shards: Vec<MovingShard>,
+        names: Vec<String>,
+        seeds: Vec<SocketAddr>,
+        killer: Option<Arc<Killer>>,
         client: ClientConfig,
         load: Arc<Shared>,
         tally: Arc<Tally>,
@@ -103,7 +116,9 @@ impl Movers {
             .map(|slot| Place { shard: owner(slot).expect("shard 0 begins at slot 0"), moving: false });
         Arc::new(Movers {
             owners: Mutex::new(places.collect()),
-            seeds: shards.iter().map(|shard| shard.primary).collect(),
+            seeds,
+            names,
+            killer,
             shards,
             client,
             load,
@@ -130,12 +145,15 @@ impl Movers {
                 continue;
             };
             job += 1;
-            let ended = self.run_job(&format!("{number}-{job}"), &plan);
+            // Who strikes takes every other job, if the cluster can bear it by then.
+            let killer = self.killer.clone().filter(|killer| job.is_multiple_of(2) && killer.reserve());
+            let mut strike = killer.map(|killer| Strike { killer: Some(killer), random: mix64(random) });
+            let ended = self.run_job(&format!("{number}-{job}"), &plan, strike.as_mut());
+            drop(strike);
+            let shard = if ended.is_ok() { plan.target } else { self.owner_after_failure(&plan) };
             let mut owners = self.owners.lock();
             for slot in &plan.slots {
-                let place = &mut owners[slot.index()];
-                *place =
-                    Place { shard: if ended.is_ok() { plan.target } else { place.shard }, moving: false };
+                owners[slot.index()] = Place { shard, moving: false };
             }
             drop(owners);
             if let Err(why) = ended {
@@ -173,12 +191,31 @@ impl Movers {
         Some(Plan { source, target, slots })
     }
 
-    fn run_job(&self, name: &str, plan: &Plan) -> Result<(), String> {
+    /// Where the slots of a job are that has failed: mostly where they were, but nodes die at any time.
+    fn owner_after_failure(&self, plan: &Plan) -> usize {
+        let Some(status) = self.killer.as_ref().and_then(|killer| killer.status()) else {
+            return plan.source;
+        };
+        let first = plan.slots[0].number();
+        let owns = |shard: &&ShardStatus| shard.slots.iter().any(|range| range.contains(first));
+        let owner = status.shards.iter().find(owns).map(|shard| shard.id);
+        self.shards.iter().position(|shard| Some(shard.id) == owner).unwrap_or(plan.source)
+    }
+
+    /// Where clients reach the shard's primary of the moment, and its name.
+    fn primary(&self, shard: usize) -> Result<(SocketAddr, String), String> {
+        let shard = &self.shards[shard];
+        let Some(killer) = &self.killer else { return Ok((shard.primary, shard.name.clone())) };
+        let (node, listen) = killer.primary(shard.id).ok_or("no node answers for the shard")?;
+        Ok((listen, self.names[node.0 as usize - 1].clone()))
+    }
+
+    fn run_job(&self, name: &str, plan: &Plan, strike: Option<&mut Strike>) -> Result<(), String> {
         let probe = GapProbe::start(name, &self.seeds, self.client, &plan.slots, &self.tags, &self.tally);
         let probe = probe.map_err(|error| format!("job {name}: the probe did not start: {error}"))?;
         wait_for_writes(&probe);
         self.began();
-        let outcome = self.move_slots(plan);
+        let outcome = self.move_slots(plan, strike);
         self.ended();
         wait_for_writes(&probe);
         let gap = probe.finish();
@@ -187,7 +224,10 @@ impl Movers {
         moved.jobs += 1;
         moved.bytes += done.bytes;
         moved.gaps.record(gap.longest);
-        moved.pauses.record_us(done.freeze_to_activate_us);
+        // A source that took over from a killed one has not seen the freeze.
+        if done.freeze_to_activate_us > 0 {
+            moved.pauses.record_us(done.freeze_to_activate_us);
+        }
         Ok(())
     }
 
@@ -212,15 +252,15 @@ impl Movers {
     }
 
     /// Starts the job at the source's primary and watches it there until it has ended.
-    fn move_slots(&self, plan: &Plan) -> Result<Done, String> {
+    fn move_slots(&self, plan: &Plan, mut strike: Option<&mut Strike>) -> Result<Done, String> {
         let ranges = ranges_of(plan.slots.iter().copied());
         let numbers: Vec<String> =
             ranges.iter().flat_map(|r| [r.start.to_string(), r.end.to_string()]).collect();
         let mut args: Vec<&[u8]> = vec![b"CLUSTER", b"MIGRATESLOTS", b"SLOTSRANGE"];
         args.extend(numbers.iter().map(String::as_bytes));
-        args.extend([&b"NODE"[..], self.shards[plan.target].name.as_bytes()]);
+        let (source, (_, target)) = (self.primary(plan.source)?.0, self.primary(plan.target)?);
+        args.extend([&b"NODE"[..], target.as_bytes()]);
         let text = |error: ClientError| error.to_string();
-        let source = self.shards[plan.source].primary;
         let mut connection = Connection::connect(source, self.client.timeouts).map_err(text)?;
         match connection.call(&args).map_err(text)? {
             Reply::Simple(_) => {}
@@ -230,17 +270,61 @@ impl Movers {
         let mut last = String::new();
         while Instant::now() < give_up {
             std::thread::sleep(LOOK_PAUSE);
-            let jobs = connection
-                .call(&[b"CLUSTER", b"GETSLOTMIGRATIONS", b"COUNT", JOBS_LOOKED_AT])
-                .map_err(text)?;
-            let job = find_job(&jobs, &ranges).ok_or("the source has forgotten the job")?;
+            let jobs = connection.call(&[b"CLUSTER", b"GETSLOTMIGRATIONS", b"COUNT", JOBS_LOOKED_AT]);
+            let found = jobs.map_err(text).map(|jobs| find_job(&jobs, &ranges));
+            let job = match (found, &self.killer) {
+                (Ok(Some(job)), _) => job,
+                (Ok(None), None) => return Err("the source has forgotten the job".into()),
+                (Err(why), None) => return Err(why),
+                // The source is dead, or not the source any more: its successor knows of the job.
+                (_, Some(_)) => {
+                    if let Ok((source, _)) = self.primary(plan.source)
+                        && let Ok(open) = Connection::connect(source, self.client.timeouts)
+                    {
+                        connection = open;
+                    }
+                    continue;
+                }
+            };
             match job.state.as_str() {
-                "success" if job.done.freeze_to_activate_us > 0 => return Ok(job.done),
+                "success" if job.done.freeze_to_activate_us > 0 || self.killer.is_some() => {
+                    return Ok(job.done);
+                }
                 "failed" | "cancelled" => return Err(format!("{}: {}", job.state, job.message)),
                 state => last = format!("{state} {}", job.message),
             }
+            if matches!(job.state.as_str(), "paused" | "committing" | "committed")
+                && let Some(strike) = strike.as_mut()
+            {
+                strike.now(self.shards[plan.source].id, self.shards[plan.target].id);
+            }
         }
         Err(format!("has not ended after {JOB_LIMIT:?}, it is {last}"))
+    }
+}
+
+/// A killer that waits for its job's finalize.
+struct Strike {
+    /// None once it has struck.
+    killer: Option<Arc<Killer>>,
+    random: u64,
+}
+
+impl Strike {
+    /// Strikes at a random moment from now on, if it has not yet.
+    fn now(&mut self, source: ShardId, target: ShardId) {
+        if let Some(killer) = self.killer.take() {
+            std::thread::sleep(Duration::from_micros(self.random % STRIKE_US_MAX));
+            killer.strike(source, target);
+        }
+    }
+}
+
+impl Drop for Strike {
+    fn drop(&mut self) {
+        if let Some(killer) = &self.killer {
+            killer.release();
+        }
     }
 }
 

@@ -5,8 +5,11 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use lockgate_migrate::control::NodeId;
+use lockgate_runtime::sync::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::CommandError;
@@ -15,6 +18,109 @@ use crate::error::CommandError;
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Pause between two looks at whether it has.
 const STOP_LOOK: Duration = Duration::from_millis(10);
+
+/// The nodes of a run, by number, some of which may have been killed for a while.
+///
+/// Invariant: a node's process ends with the *thread* that started it, so all are started by one that lives as long as this.
+pub struct Nodes {
+    folder: PathBuf,
+    processes: Mutex<Vec<Place>>,
+    starter: mpsc::Sender<Start>,
+}
+
+/// What the starting thread does next.
+type Start = Box<dyn FnOnce() + Send>;
+
+/// One node's place.
+struct Place {
+    name: String,
+    listen: SocketAddr,
+    link: SocketAddr,
+    /// None while it is killed.
+    process: Option<NodeProcess>,
+}
+
+impl Nodes {
+    /// No nodes yet; their directories will be in `folder`.
+    pub fn new(folder: &Path) -> Nodes {
+        let (starter, starts) = mpsc::channel::<Start>();
+        std::thread::spawn(move || starts.into_iter().for_each(|start| start()));
+        Nodes { folder: folder.to_owned(), processes: Mutex::default(), starter }
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    ) -> Result<NodeProcess, CommandError> {
+        let (tell, started) = mpsc::channel();
+        let (folder, name) = (self.folder.clone(), name.to_owned());
+        // Both ends live until this returns: the thread ends after this value does.
+        let start = move || drop(tell.send(NodeProcess::start(&folder, &name, addresses)));
+        self.starter.send(Box::new(start)).expect("the starting thread waits");
+        started.recv().expect("it answers")
+    }
+
+    /// Starts one more: its number is how many there are then.
+    pub fn start_next(&self) -> Result<(), CommandError> {
+        let mut processes = self.processes.lock();
+        let name = format!("node-{}", processes.len() + 1);
+        let process = self.start(&name, None)?;
+        let (listen, link) = (process.listen, process.link);
+        processes.push(Place { name, listen, link, process: Some(process) });
+        Ok(())
+    }
+
+    /// Where other nodes reach each of them, in order.
+    pub fn links(&self) -> Vec<SocketAddr> {
+        self.processes.lock().iter().map(|slot| slot.link).collect()
+    }
+
+    /// Those of the nodes that run.
+    pub fn running_links(&self) -> Vec<SocketAddr> {
+        self.processes.lock().iter().filter(|slot| slot.process.is_some()).map(|slot| slot.link).collect()
+    }
+
+    /// Where clients reach each of them, in order.
+    pub fn listens(&self) -> Vec<SocketAddr> {
+        self.processes.lock().iter().map(|slot| slot.listen).collect()
+    }
+
+    /// Whether none is killed at present.
+    pub fn all_up(&self) -> bool {
+        self.processes.lock().iter().all(|slot| slot.process.is_some())
+    }
+
+    /// Kills a node.
+    pub fn kill(&self, node: NodeId) {
+        // Dropping it kills and waits.
+        self.processes.lock()[node.0 as usize - 1].process = None;
+    }
+
+    /// Starts a killed node again, where it was.
+    pub fn restart(&self, node: NodeId) -> Result<(), CommandError> {
+        let (name, addresses) = {
+            let slot = &self.processes.lock()[node.0 as usize - 1];
+            (slot.name.clone(), (slot.listen, slot.link))
+        };
+        let process = self.start(&name, Some(addresses))?;
+        self.processes.lock()[node.0 as usize - 1].process = Some(process);
+        Ok(())
+    }
+
+    /// The first node that has ended by itself, with its exit status and output.
+    pub fn ended(&self) -> Option<(std::process::ExitStatus, String)> {
+        self.processes.lock().iter_mut().filter_map(|slot| slot.process.as_mut()).find_map(|process| {
+            let status = process.ended()?;
+            Some((status, fs::read_to_string(&process.output).unwrap_or_default()))
+        })
+    }
+
+    /// Takes all of them out.
+    pub fn take(&self) -> Vec<NodeProcess> {
+        std::mem::take(&mut *self.processes.lock()).into_iter().filter_map(|slot| slot.process).collect()
+    }
+}
 
 /// One running node.
 pub struct NodeProcess {
@@ -28,22 +134,29 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts a node with the directory `folder/name` and waits until it says where it serves.
-    pub fn start(folder: &Path, name: &str) -> Result<NodeProcess, CommandError> {
+    /// Starts a node with the directory `folder/name` and waits until it says where it serves: for clients and nodes at
+    /// `addresses`, or where the system likes.
+    pub fn start(
+        folder: &Path,
+        name: &str,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    ) -> Result<NodeProcess, CommandError> {
         let binary = std::env::current_exe().map_err(CommandError::io("finding this binary"))?;
         let (data, output) = (folder.join(name), folder.join(format!("{name}.out")));
         fs::create_dir_all(&data).map_err(CommandError::io(format!("making {}", data.display())))?;
-        let errors =
-            File::create(&output).map_err(CommandError::io(format!("making {}", output.display())))?;
+        let errors = File::options().create(true).append(true).open(&output);
+        let errors = errors.map_err(CommandError::io(format!("making {}", output.display())))?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (listen, link) = addresses.unwrap_or((any, any));
         let mut command = Command::new(binary);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--link", "127.0.0.1:0", "--cores", "1"]);
+        command.args(["serve", "--listen", &listen.to_string(), "--link", &link.to_string(), "--cores", "1"]);
         command.args(["--pin", "false", "--spin-us", "0", "--exit-with-parent", "--data"]).arg(&data);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(CommandError::io(format!("starting {name}")))?;
         let stdout = child.stdout.take().expect("it is piped");
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
-        match read.ok().and_then(|_| addresses(&line)) {
+        match read.ok().and_then(|_| addresses_in(&line)) {
             Some((listen, link)) => Ok(NodeProcess { child, listen, link, output }),
             None => {
                 let _ = child.kill();
@@ -88,7 +201,7 @@ pub fn stop_all(mut nodes: Vec<NodeProcess>) -> Vec<PathBuf> {
 }
 
 /// The addresses in the line that `lockgate serve` prints when it is ready.
-fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn addresses_in(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let rest = line.strip_prefix("lockgate: clients on ")?;
     let (listen, rest) = rest.split_once(", nodes on ")?;
     let (link, _) = rest.split_once(", data in ")?;
@@ -102,8 +215,8 @@ mod tests {
     #[test]
     fn the_line_of_a_ready_node_is_understood() {
         let line = "lockgate: clients on 127.0.0.1:4000, nodes on 127.0.0.1:5000, data in some folder, y\n";
-        let (listen, link) = addresses(line).unwrap();
+        let (listen, link) = addresses_in(line).unwrap();
         assert_eq!((listen.port(), link.port()), (4000, 5000));
-        assert_eq!(addresses("error: no\n"), None);
+        assert_eq!(addresses_in("error: no\n"), None);
     }
 }

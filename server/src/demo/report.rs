@@ -52,6 +52,10 @@ pub struct Report {
     pub freeze_to_activate_us: Percentiles,
     /// A synced 4 KiB write in a preallocated file on the same disk, in the same run.
     pub raw_data_sync_us_p50: u64,
+    /// Nodes that were killed.
+    pub kills: u64,
+    /// Kills in the middle of a finalize after which the cluster failed over.
+    pub failovers_at_finalize: u64,
 }
 
 impl Report {
@@ -99,6 +103,10 @@ impl fmt::Display for Report {
             "lost {}   resurrected {}   stale reads {}   unowned slots {}",
             self.lost, self.resurrected, self.stale_reads, self.unowned_slots
         )?;
+        if self.kills > 0 {
+            let (kills, met) = (self.kills, self.failovers_at_finalize);
+            writeln!(f, "{kills} nodes killed; {met} failovers met a finalize")?;
+        }
         write!(f, "{}", if self.passed() { "PASSED: every key is what clients were told" } else { "FAILED" })
     }
 }
@@ -192,6 +200,8 @@ mod tests {
             "write_gap_ms",
             "freeze_to_activate_us",
             "raw_data_sync_us_p50",
+            "kills",
+            "failovers_at_finalize",
         ];
         promised.sort_unstable();
         assert_eq!(fields, promised);

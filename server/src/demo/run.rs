@@ -14,9 +14,10 @@ use tempfile::TempDir;
 use super::check::{compare_all, unowned_slots};
 use super::data::DataSet;
 use super::disk;
+use super::kills::Killer;
 use super::load::{Load, LoadConfig, Shared};
 use super::moves::{Movers, MovingShard};
-use super::nodes::{NodeProcess, stop_all};
+use super::nodes::{Nodes, stop_all};
 use super::oracle::{Oracle, mix64};
 use super::report::{Report, mb_per_s};
 use super::tally::{Tally, Totals};
@@ -51,9 +52,10 @@ pub fn run(args: &DemoArgs) -> Result<u8, CommandError> {
     }
     let seed = args.seed.unwrap_or_else(|| mix64(std::process::id().into()) ^ mix64(unix_ns()));
     eprintln!("seed {seed}; {} keys, {:.1} MB", data.len(), data.bytes() as f64 / 1e6);
-    let mut stage = Stage { args, data, seed, interrupted, nodes: Vec::new() };
+    let nodes = Arc::new(Nodes::new(folder.path()));
+    let stage = Stage { args, data, seed, interrupted, nodes };
     let outcome = stage.play(folder.path());
-    let late = stop_all(std::mem::take(&mut stage.nodes));
+    let late = stop_all(stage.nodes.take());
     for output in &late {
         eprintln!("warning: a node had to be killed; its output is {}", output.display());
     }
@@ -77,14 +79,21 @@ struct Stage<'a> {
     data: Arc<DataSet>,
     seed: u64,
     interrupted: Arc<AtomicBool>,
-    nodes: Vec<NodeProcess>,
+    nodes: Arc<Nodes>,
+}
+
+/// A cluster as it was formed.
+struct Formed {
+    shards: Vec<MovingShard>,
+    /// The nodes' names, in the order of their numbers.
+    names: Vec<String>,
 }
 
 impl Stage<'_> {
-    fn play(&mut self, folder: &Path) -> Result<(Report, Vec<String>), CommandError> {
-        let shards = self.form(folder)?;
+    fn play(&self, folder: &Path) -> Result<(Report, Vec<String>), CommandError> {
+        let formed = self.form()?;
         yield_to_nodes();
-        let seeds: Vec<SocketAddr> = shards.iter().map(|shard| shard.primary).collect();
+        let seeds: Vec<SocketAddr> = self.nodes.listens();
         let tally = Arc::new(Tally::new());
         let shared = Shared::new(Arc::new(Oracle::new(self.seed, self.data.clone())), tally.clone());
         let config = LoadConfig {
@@ -100,8 +109,15 @@ impl Stage<'_> {
         loading.finish_and_clear();
         self.check_on()?;
 
-        let movers = Movers::new(shards, config.client, shared.clone(), tally.clone());
+        let killer = match self.args.kill {
+            Some(kill) => Some(Killer::new(kill, self.nodes.clone(), tool_runtime()?)),
+            None => None,
+        };
+        let Formed { shards, names } = formed;
+        let (client, at) = (config.client, seeds.clone());
+        let movers = Movers::new(shards, names, at, killer.clone(), client, shared.clone(), tally.clone());
         let raw_sync_us = self.move_under_load(&config, &shared, &movers, folder)?;
+        let struck = killer.map(|killer| killer.finish()).unwrap_or_default();
         let comparing = bar(self.data.len() as u64, "comparing  {bar:30} {pos}/{len} keys");
         let compared = compare_all(&seeds, config.client, &shared, COMPARERS, |keys| comparing.inc(keys));
         comparing.finish_and_clear();
@@ -110,6 +126,7 @@ impl Stage<'_> {
 
         let (moved, totals, counts) = (movers.finish(), tally.totals(), shared.counts());
         let mut problems = problems(&totals, &moved.failures);
+        problems.extend(struck.problems.iter().map(|problem| format!("after a kill: {problem}")));
         if !compared.unread.is_empty() {
             problems.push(format!(
                 "{} keys could not be read at the end; they count as lost",
@@ -130,20 +147,21 @@ impl Stage<'_> {
             write_gap_ms: moved.gaps.percentiles_ms(),
             freeze_to_activate_us: moved.pauses.percentiles_us(),
             raw_data_sync_us_p50: raw_sync_us,
+            kills: struck.kills,
+            failovers_at_finalize: struck.failovers_at_finalize,
         };
         Ok((report, problems))
     }
 
     /// Starts the nodes and makes a cluster of them; returns its shards.
-    fn form(&mut self, folder: &Path) -> Result<Vec<MovingShard>, CommandError> {
+    fn form(&self) -> Result<Formed, CommandError> {
         let starting = bar(2 * SHARDS as u64, "starting   {bar:30} {pos}/{len} nodes");
-        for number in 1..=2 * SHARDS {
-            self.nodes.push(NodeProcess::start(folder, &format!("node-{number}"))?);
+        for _ in 0..2 * SHARDS {
+            self.nodes.start_next()?;
             starting.inc(1);
             self.check_on()?;
         }
-        let links: Vec<Vec<SocketAddr>> =
-            self.nodes.chunks(2).map(|pair| pair.iter().map(|node| node.link).collect()).collect();
+        let links: Vec<Vec<SocketAddr>> = self.nodes.links().chunks(2).map(<[_]>::to_vec).collect();
         let runtime = tool_runtime()?;
         let formed = runtime.block_on(0, move || async move { formation::create(&links, VOTERS).await });
         starting.finish_and_clear();
@@ -151,14 +169,15 @@ impl Stage<'_> {
         let shards = genesis.shards.iter().map(|shard| {
             let info = genesis.nodes.iter().find(|info| info.incarnation == shard.primary);
             let info = info.expect("a genesis names its primaries");
-            MovingShard { primary: info.listen, name: info.name.to_string() }
+            MovingShard { id: shard.shard, primary: info.listen, name: info.name.to_string() }
         });
-        Ok(shards.collect())
+        let names = genesis.nodes.iter().map(|info| info.name.to_string()).collect();
+        Ok(Formed { shards: shards.collect(), names })
     }
 
     /// Lets clients work and slots move for as long as was asked for. Returns what a raw sync takes meanwhile, in microseconds.
     fn move_under_load(
-        &mut self,
+        &self,
         config: &LoadConfig,
         shared: &Arc<Shared>,
         movers: &Arc<Movers>,
@@ -171,18 +190,18 @@ impl Stage<'_> {
                 std::thread::spawn(move || movers.run(number, seed))
             })
             .collect();
-        let moving = bar(self.args.seconds, "moving     {bar:30} {pos}/{len} s, {msg}");
+        let moving = bar(self.args.seconds(), "moving     {bar:30} {pos}/{len} s, {msg}");
         let (began, mut raw_sync_us) = (Instant::now(), Ok(0));
         let mut measured = false;
         let watched = loop {
             let elapsed = began.elapsed();
-            if elapsed >= Duration::from_secs(self.args.seconds) {
+            if elapsed >= Duration::from_secs(self.args.seconds()) {
                 break Ok(());
             }
             if let Err(error) = self.check_on() {
                 break Err(error);
             }
-            if !measured && elapsed >= Duration::from_secs(self.args.seconds) / 2 {
+            if !measured && elapsed >= Duration::from_secs(self.args.seconds()) / 2 {
                 raw_sync_us = disk::raw_data_sync(folder).map(|durations| durations.quantile_us(0.5));
                 measured = true;
             }
@@ -194,7 +213,7 @@ impl Stage<'_> {
         movers.stop.store(true, Ordering::Relaxed);
         if watched.is_err() {
             // Nothing will be verified any more: let no client wait for an answer that nobody needs.
-            self.nodes.clear();
+            drop(self.nodes.take());
         }
         for thread in threads {
             if let Err(panic) = thread.join() {
@@ -207,17 +226,16 @@ impl Stage<'_> {
     }
 
     /// Whether the demo may go on: nobody interrupted it, and every node is there.
-    fn check_on(&mut self) -> Result<(), CommandError> {
+    fn check_on(&self) -> Result<(), CommandError> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(CommandError::Interrupted);
         }
-        for node in &mut self.nodes {
-            if let Some(status) = node.ended() {
-                let output = std::fs::read_to_string(&node.output).unwrap_or_default();
-                return Err(CommandError::Demo(format!("a node has ended with {status}: {}", output.trim())));
+        match self.nodes.ended() {
+            Some((status, output)) => {
+                Err(CommandError::Demo(format!("a node has ended with {status}: {}", output.trim())))
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Runs `work` on this thread, and sets the clients' stop flag if somebody interrupts meanwhile.
