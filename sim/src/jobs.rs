@@ -17,6 +17,9 @@ struct Known {
     target: ShardId,
     source_primary: NodeId,
     attempt: Attempt,
+    first_attempt: Attempt,
+    /// The epochs of source and target when the attempt began.
+    epochs: (Epoch, Epoch),
     phase: Phase,
     state: JobState,
     steps: BTreeSet<Step>,
@@ -63,14 +66,22 @@ pub struct Jobs {
     known: BTreeMap<JobId, Known>,
     /// Attempts for which a vote was seen under way.
     voted: BTreeSet<(JobId, Attempt)>,
-    /// The highest epoch that was seen of each shard.
-    epochs: BTreeMap<ShardId, Epoch>,
+    /// The highest epoch that was seen of each shard, and who led it then.
+    epochs: BTreeMap<ShardId, (Epoch, NodeId)>,
     /// Steps as they are reached.
     pub reached: Rc<Reached>,
-    /// Failovers, and those that came while a job of the shard was finalizing.
+    /// Epochs that went to another node, and those of them that came while a job of the shard was finalizing.
     pub failovers: (u64, u64),
+    /// The same for epochs in which the node that led before leads again, after a restart.
+    pub returns: (u64, u64),
     /// Attempts that were consumed without a commit.
     pub attempts_ended: u64,
+    /// Those of them that a new epoch of the source or the target consumed.
+    pub attempts_failed_over: u64,
+    /// And those of these in which the vote was seen under way: it was void.
+    pub votes_void: u64,
+    /// Jobs that were committed under their first attempt.
+    pub first_commits: u64,
     /// Jobs that ended without moving anything.
     pub failed: u64,
     /// Jobs that were cancelled.
@@ -82,40 +93,57 @@ impl Jobs {
     pub fn map_changed(&mut self, change: &MapChange) {
         let map = &change.after;
         for (&id, shard) in &map.shards {
-            let known = self.epochs.entry(id).or_insert(shard.epoch);
-            if shard.epoch > *known {
-                self.failovers.0 += shard.epoch.0 - known.0;
-                *known = shard.epoch;
+            let now = (shard.epoch, shard.primary.node);
+            let (epoch, leader) = std::mem::replace(self.epochs.entry(id).or_insert(now), now);
+            if epoch > now.0 {
+                self.epochs.insert(id, (epoch, leader));
+            } else if epoch < now.0 {
                 let concerned = |job: &Known| (job.source == id || job.target == id) && job.is_finalizing();
-                self.failovers.1 += u64::from(self.known.values().any(concerned));
+                let at_finalize = u64::from(self.known.values().any(concerned));
+                // Of epochs that no map showed nobody knows who led; they are not counted.
+                let counted = if leader == now.1 { &mut self.returns } else { &mut self.failovers };
+                *counted = (counted.0 + 1, counted.1 + at_finalize);
             }
         }
         for job in map.jobs.values() {
             let source_primary = map.shards.get(&job.source).map(|shard| shard.primary.node);
-            self.seen(job, source_primary.unwrap_or(NodeId(0)));
+            let epoch = |shard| map.shards.get(&shard).map_or(Epoch(0), |shard| shard.epoch);
+            let epochs = (epoch(job.source), epoch(job.target));
+            self.seen(job, epochs, source_primary.unwrap_or(NodeId(0)));
         }
     }
 
-    fn seen(&mut self, job: &Job, source_primary: NodeId) {
+    fn seen(&mut self, job: &Job, epochs: (Epoch, Epoch), source_primary: NodeId) {
         let known = self.known.entry(job.id).or_insert_with(|| Known {
             source: job.source,
             target: job.target,
             source_primary,
             attempt: job.attempt,
+            first_attempt: job.attempt,
+            epochs,
             phase: Phase::Streaming,
             state: JobState::Active,
             steps: BTreeSet::new(),
         });
         if known.attempt < job.attempt {
             self.attempts_ended += 1;
-            (known.attempt, known.phase) = (job.attempt, Phase::CatchingUp);
+            if known.epochs.0 < epochs.0 || known.epochs.1 < epochs.1 {
+                self.attempts_failed_over += 1;
+                self.votes_void += u64::from(self.voted.contains(&(job.id, known.attempt)));
+            }
+            (known.attempt, known.epochs, known.phase) = (job.attempt, epochs, Phase::CatchingUp);
         }
         if known.state == JobState::Active && job.state == JobState::Active {
             known.source_primary = source_primary;
         }
         let news = rank(&known.state) < rank(&job.state);
         if news {
+            let was_active = known.state == JobState::Active;
             known.state = job.state.clone();
+            let is_moved = matches!(job.state, JobState::Committed { .. } | JobState::Activated { .. });
+            if was_active && is_moved && job.attempt == known.first_attempt {
+                self.first_commits += 1;
+            }
             match &job.state {
                 JobState::Failed { .. } => self.failed += 1,
                 JobState::Cancelled { .. } => self.cancelled += 1,

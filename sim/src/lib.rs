@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod counters;
+pub mod enumerate;
 pub mod faults;
 pub mod jobs;
 pub mod mutations;

@@ -24,6 +24,10 @@ pub struct Seen {
     gate_changes: u64,
     /// Until when it may serve, by its own clock.
     pub lease_until_ns: u64,
+    /// Since when it has had a lease without a gap, in ideal time.
+    pub lease_since_ns: u64,
+    /// How often it was fenced.
+    pub fences: u64,
     /// Its applied map.
     pub map: Option<Arc<ClusterMap>>,
     /// Its hot slots, in order; empty while it has no process.
@@ -84,6 +88,10 @@ pub struct Watch {
     /// What was seen last.
     pub view: View,
     oracles: Vec<Box<dyn Oracle>>,
+    /// Leases that were over before the next one began or the reign ended.
+    pub leases_ran_out: u64,
+    /// Members that were fenced.
+    pub fences: u64,
     /// What broke first.
     pub violation: Option<Violation>,
     /// Notified with the violation.
@@ -103,7 +111,9 @@ impl Watch {
     pub fn new(cluster: Rc<Cluster>, oracles: Vec<Box<dyn Oracle>>) -> Rc<RefCell<Watch>> {
         let seen = cluster.machines.iter().map(|_| Seen::default()).collect();
         let view = View { hot: cluster.hot_slots(), cluster, seen, jobs: Jobs::default(), now_ns: 0 };
-        Rc::new(RefCell::new(Watch { view, oracles, violation: None, violated: Event::new() }))
+        let (leases_ran_out, fences) = (0, 0);
+        let (violation, violated) = (None, Event::new());
+        Rc::new(RefCell::new(Watch { view, oracles, leases_ran_out, fences, violation, violated }))
     }
 
     /// One look at everything.
@@ -153,22 +163,24 @@ impl Watch {
     fn look_at(&mut self, machine: usize) -> Result<(), (&'static str, String)> {
         let seen = &self.view.seen[machine];
         let (start, known_start, known_gates) = (seen.start, seen.start, seen.gate_changes);
-        let known_lease_ns = seen.lease_until_ns;
+        let (known_lease_ns, known_fences) = (seen.lease_until_ns, seen.fences);
         let known_map = seen.map.as_ref().map(Arc::as_ptr);
         let cluster = Rc::clone(&self.view.cluster);
         let news = cluster.with_node(machine, |node, start| {
             let (gates, map) = (node.engine().gate_changes(), node.map());
-            let lease_ns = node.lease_until_ns();
+            let (lease_ns, fences) = (node.lease_until_ns(), node.fences());
             let is_same = start == known_start
                 && gates == known_gates
                 && lease_ns == known_lease_ns
+                && fences == known_fences
                 && map.as_ref().map(Arc::as_ptr) == known_map;
             (!is_same).then(|| {
                 let slots: Vec<_> = match start == known_start && gates == known_gates {
                     true => Vec::new(),
                     false => self.view.hot.iter().map(|&slot| node.engine().slot_status(slot)).collect(),
                 };
-                (start, gates, lease_ns, map, slots)
+                let had_lease = start == known_start && node.engine().runtime().now_ns() < known_lease_ns;
+                (start, gates, (lease_ns, had_lease), fences, map, slots)
             })
         });
         match news {
@@ -178,8 +190,13 @@ impl Watch {
                 let slots = std::mem::take(&mut self.view.seen[machine]).slots;
                 self.tell_slots(machine, slots, Vec::new())
             }
-            Some(Some((start, gate_changes, lease_until_ns, map, slots))) => {
+            Some(Some((start, gate_changes, (lease_until_ns, had_lease), fences, map, slots))) => {
                 let old = std::mem::take(&mut self.view.seen[machine]);
+                let known_fences = if old.start == start { old.fences } else { 0 };
+                self.fences += fences.saturating_sub(known_fences);
+                let ran_out = old.start == start && old.lease_until_ns != 0 && !had_lease;
+                self.leases_ran_out += u64::from(ran_out && old.lease_until_ns != lease_until_ns);
+                let lease_since_ns = if had_lease { old.lease_since_ns } else { self.view.now_ns };
                 let (old_map, old_slots) =
                     if old.start == start { (old.map, old.slots) } else { (None, Vec::new()) };
                 let has_slots = !slots.is_empty();
@@ -189,6 +206,8 @@ impl Watch {
                     start,
                     gate_changes,
                     lease_until_ns,
+                    lease_since_ns,
+                    fences,
                     map: map.clone(),
                     slots: slots_now.clone(),
                     since_ns,
@@ -258,7 +277,8 @@ impl View {
             let seen = &self.seen[machine];
             let is_open = seen.slots.get(at).is_some_and(|status| status.gate == Gate::Owned);
             let is_open = is_open && self.has_lease(machine);
-            let open_ns = self.now_ns.saturating_sub(seen.since_ns.get(at).copied().unwrap_or(self.now_ns));
+            let since_ns = seen.since_ns.get(at).map_or(self.now_ns, |gate_ns| seen.lease_since_ns.max(*gate_ns));
+            let open_ns = self.now_ns.saturating_sub(since_ns);
             if is_open && open_ns > WOKEN_WITHIN_NS {
                 let (name, open_ms) = (self.name(machine), open_ns / 1_000_000);
                 return Err(format!(

@@ -302,6 +302,11 @@ impl Node {
         self.shared.lease_until_ns.load(Ordering::SeqCst)
     }
 
+    /// How often this node was fenced as a candidate for its shard's lead since its start.
+    pub fn fences(&self) -> u64 {
+        self.shared.fences.load(Ordering::Relaxed)
+    }
+
     /// Hands the shard that this node leads over to `to`, or to any replica that is in sync: writes wait for some
     /// milliseconds, and nothing is lost. Returns when another node leads.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<(), HandOverError> {

@@ -180,6 +180,7 @@ impl Driver {
             }
             _ => {
                 self.office.fence = Some(Fence { shard, epoch, until_ns, reporting: true });
+                self.shared.fences.fetch_add(1, Ordering::Relaxed);
                 if !mutation!("candidate-not-fenced") {
                     self.receivers.fence();
                 }

@@ -96,6 +96,8 @@ pub(crate) struct Shared {
     pub acks: ReplicaAcks,
     /// Until when this node may serve its shard, by its clock; 0 while it may not (R6).
     pub lease_until_ns: AtomicU64,
+    /// How often this node was fenced since its start.
+    pub fences: AtomicU64,
     /// How many members of the shard that this node leads are in sync, itself among them.
     pub in_sync: AtomicUsize,
     /// Notified when a lease begins after there was none, and when a reign ends.

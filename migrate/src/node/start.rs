@@ -120,6 +120,7 @@ impl NodeBuilder {
             leader: AtomicU32::new(0),
             acks: ReplicaAcks::default(),
             lease_until_ns: AtomicU64::new(0),
+            fences: AtomicU64::new(0),
             in_sync: AtomicUsize::new(0),
             lease_changed: Event::new(),
             feeds: Mutex::default(),

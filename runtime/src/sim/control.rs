@@ -285,6 +285,20 @@ impl Control {
         self.look(|state| state.polls())
     }
 
+    /// How often a machine's cores were polled so far, in all its processes.
+    pub fn polls(&self, name: &str) -> u64 {
+        let node = self.look(|state| find(state, name));
+        self.driver().breakpoints().borrow().polls(node)
+    }
+
+    /// Has `act` called right after the machine's poll of this number (as [`Control::polls`] counts), before anything
+    /// else runs, outside of every task: it may inject faults and notify, and cannot spawn. The history up to that poll
+    /// is the one without it. A poll that is past never comes again.
+    pub fn after_poll(&self, name: &str, number: u64, act: impl FnOnce() + 'static) {
+        let node = self.look(|state| find(state, name));
+        self.driver().breakpoints().borrow_mut().add(node, number, Box::new(act));
+    }
+
     /// How many tasks a machine's process has.
     pub fn tasks(&self, name: &str) -> usize {
         let node = self.look(|state| find(state, name));

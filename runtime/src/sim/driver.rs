@@ -14,6 +14,7 @@ use std::future::Future;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 
+use super::breakpoints::Breakpoints;
 use super::clock::SharedClock;
 use super::control::Control;
 use super::faults::PowerLoss;
@@ -76,6 +77,8 @@ pub(super) struct Driver {
     middlebox: RefCell<Option<Box<dyn Middlebox>>>,
     /// Room for the places of the seats that can be chosen.
     runnable: RefCell<Vec<usize>>,
+    /// How often each machine was polled, and what is to be done after which poll.
+    breakpoints: RefCell<Breakpoints>,
 }
 
 /// A core that runs.
@@ -90,6 +93,7 @@ struct Seat {
 /// What the next step is.
 struct Turn {
     core: Rc<Core>,
+    node: usize,
     number: u64,
     polls: u64,
 }
@@ -108,6 +112,7 @@ impl Sim {
             observers: RefCell::default(),
             middlebox: RefCell::default(),
             runnable: RefCell::default(),
+            breakpoints: RefCell::default(),
         });
         SIMS.with_borrow_mut(|sims| sims.insert(id, Rc::downgrade(&driver)));
         driver.start(DRIVER, 1);
@@ -225,6 +230,9 @@ impl Driver {
         match self.next_turn() {
             Some(turn) => {
                 self.take_turn(&turn);
+                // They may set others for the polls to come.
+                let due = self.breakpoints.borrow_mut().take_due(turn.node);
+                due.into_iter().for_each(|act| act());
                 self.observe();
             }
             None => self.jump(),
@@ -266,21 +274,22 @@ impl Driver {
             let awake =
                 runnable.iter().fold(0, |awake: u64, &place| awake.rotate_left(6) ^ mix(seats[place].number));
             state.trace(awake);
-            let Seat { core, number, .. } = &seats[runnable[state.random.index(runnable.len())]];
+            let Seat { core, node, number, .. } = &seats[runnable[state.random.index(runnable.len())]];
             let polls = state.random.between(1, POLLS_MAX);
-            Some(Turn { core: core.clone(), number: *number, polls })
+            Some(Turn { core: core.clone(), node: *node, number: *number, polls })
         })
     }
 
     fn take_turn(&self, turn: &Turn) {
-        let Turn { core, number, polls } = turn;
+        let Turn { core, node, number, polls } = turn;
         self.has_acted.set(false);
         context::enter(core, || {
             core.drain_injected();
             for _ in 0..*polls {
                 let Some(task) = core.poll_next() else { return };
                 self.world.polled(*number, task);
-                if core.shared.is_stopping() || self.has_acted.get() {
+                let is_due = self.breakpoints.borrow_mut().polled(*node);
+                if is_due || core.shared.is_stopping() || self.has_acted.get() {
                     return;
                 }
             }
@@ -337,6 +346,10 @@ impl Driver {
             self.tell_closed_flows();
             self.observe();
         }
+    }
+
+    pub(super) fn breakpoints(&self) -> &RefCell<Breakpoints> {
+        &self.breakpoints
     }
 
     pub(super) fn add_observer(&self, observer: Box<dyn FnMut()>) {

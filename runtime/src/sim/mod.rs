@@ -6,7 +6,7 @@
 //! | Module | What it is |
 //! |---|---|
 //! | `driver`, `node` | What happens next; what a process knows of the world |
-//! | `control`, `faults`, `middlebox` | What can go wrong, and the handle by which tasks have it happen |
+//! | `control`, `faults`, `middlebox`, `breakpoints` | What can go wrong, and the handle by which tasks have it happen |
 //! | `world`, `machine`, `clock` | What all share: ideal time, events, random numbers; one machine |
 //! | `disk`, `inode`, `pages`, `names` | A disk: files, their bytes, its directories |
 //! | `disk_call`, `file`, `disk_fs` | Operations of a disk, and what tasks call for them |
@@ -21,6 +21,7 @@
 //!
 //! What the simulation does not cover: foreign threads, and races within one poll.
 
+mod breakpoints;
 mod clock;
 mod connect;
 mod control;

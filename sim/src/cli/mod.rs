@@ -1,24 +1,29 @@
-//! `lockgate-sim`: many seeds, one seed with its story, a failing seed made shorter, and the known bugs.
+//! `lockgate-sim`: many seeds, a commit against a failover at every point, one seed with its story, a failing seed made shorter, and the known bugs.
 //!
 //! Exit codes: 0 when all is well, 1 when an oracle was violated (or a known bug was not caught), 2 for wrong usage.
 
+mod enumerate;
 mod mutations;
 mod seeds;
 mod shrink;
 pub(crate) mod story;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::enumerate::Point;
 use crate::mutations::with;
 use crate::plan::{Keep, Plan, Scenario};
 use crate::run::Report;
 
 /// How one run is asked for again.
 pub(crate) const REPLAY: &str = "cargo run --release -p lockgate-sim --";
+
+/// Which commit is tried at every point unless --seed says.
+const COMMIT_SEED: u64 = 1;
 
 /// Simulates whole Lockgate clusters, each in one thread, under seeds.
 #[derive(Debug, Parser)]
@@ -39,8 +44,17 @@ pub struct Args {
     /// Prints one line of JSON at the end.
     #[arg(long)]
     json: bool,
-    /// Tells the story of the seed (RUST_LOG filters it).
-    #[arg(long, requires = "seed")]
+    /// Fails every participant of one job's commit after each of its polls, a run for each (--seed: of the commit).
+    #[arg(long, conflicts_with_all = ["seeds", "shrink", "keep", "mutations"])]
+    enumerate: bool,
+    /// Takes every N-th point only.
+    #[arg(long, value_name = "N", requires = "enumerate", default_value = "1")]
+    stride: NonZeroU64,
+    /// Runs one point only, as violations print it.
+    #[arg(long, value_name = "WHO:KIND:POLLS", requires = "enumerate")]
+    only: Option<Point>,
+    /// Tells the story of the seed, or of the point (RUST_LOG filters it).
+    #[arg(long)]
     trace: bool,
     /// Finds a shorter run of the seed that is violated the same way.
     #[arg(long, requires = "seed")]
@@ -134,6 +148,17 @@ pub fn main() -> ExitCode {
         Ok(mutation) => mutation,
         Err(error) => return usage(&error),
     };
+    let threads = args.jobs.map_or_else(available_threads, NonZeroUsize::get);
+    let is_one = if args.enumerate { args.only.is_some() } else { args.seed.is_some() };
+    if args.trace && !is_one {
+        return usage("one run has a story: say which, by --seed 7, or by --enumerate --only source-primary:kill:17");
+    }
+    if args.enumerate {
+        let (seed, stride) = (args.seed.unwrap_or(COMMIT_SEED), args.stride.get());
+        let Args { only, trace, json, .. } = args;
+        let options = enumerate::Options { seed, stride, only, trace, json, threads, mutation };
+        return enumerate::enumerate(&options);
+    }
     match (args.seed, args.seeds) {
         (Some(seed), _) => {
             let plan = args.keep.apply(Plan::draw(seed, about.scenario(seed)));
@@ -147,7 +172,6 @@ pub fn main() -> ExitCode {
             one(&plan, &args.keep, mutation)
         }
         (None, Some(range)) => {
-            let threads = args.jobs.map_or_else(available_threads, NonZeroUsize::get);
             seeds::run(range, about, threads, mutation, args.json)
         }
         (None, None) => usage("say which seeds to run: --seeds 0..100, or --seed 7"),

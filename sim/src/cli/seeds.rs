@@ -62,7 +62,8 @@ impl Summary {
         };
         format!(
             "seeds {}, violations {}, simulated {:.2} h, operations {} ({} of unknown outcome), jobs {} ({} activated), \
-             attempts ended {}, failovers {} ({} at finalize), faults {} ({} at finalize)",
+             attempts ended {}, failovers to another node {} ({} at finalize), returns to office {}, hand-overs {}, \
+             leases that ran out {}, fences {}, faults {} ({} at finalize)",
             self.seeds,
             self.violations,
             self.simulated_hours,
@@ -73,6 +74,10 @@ impl Summary {
             count("attempts_ended"),
             count("failovers"),
             count("failovers_at_finalize"),
+            count("returns_to_office"),
+            count("hand_overs"),
+            count("leases_ran_out"),
+            count("fences"),
             sum("fault_", ""),
             count("faults_at_finalize"),
         )

@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use futures_util::future::select;
 use lockgate_migrate::control::JobId;
 use lockgate_runtime::Event;
@@ -19,10 +20,11 @@ use crate::cluster::Cluster;
 use crate::counters::Counters;
 use crate::jobs::Reached;
 use crate::operator::Operator;
-use crate::plan::{PlannedFault, What, When, Who};
+use crate::plan::{Plan, PlannedFault, What, When, Who};
 use crate::random::Random;
 use crate::watch::Watch;
 use mangle::Mangler;
+pub use who::resolve;
 
 /// The machine of the clients and the operator.
 pub const CLIENTS: &str = "driver";
@@ -41,6 +43,9 @@ const SLOW_DISK: DiskFaults = DiskFaults {
 const SLOW_LINK: LinkFaults =
     LinkFaults { latency_ns: (1_000_000, 120_000_000), loss_one_in: 0, bytes_per_s: Some(200_000) };
 
+/// What ends a fault.
+type Undo = Box<dyn FnOnce()>;
+
 /// Carries out faults.
 pub struct Injector {
     cluster: Rc<Cluster>,
@@ -48,6 +53,8 @@ pub struct Injector {
     reached: Rc<Reached>,
     operator: Rc<Operator>,
     seed: u64,
+    /// Whether clocks stay within the bound on drift.
+    keeps_bound: bool,
     is_healing: Cell<bool>,
     healing: Event,
     /// What has happened.
@@ -60,7 +67,7 @@ impl Injector {
         cluster: Rc<Cluster>,
         watch: Rc<RefCell<Watch>>,
         operator: Rc<Operator>,
-        seed: u64,
+        plan: &Plan,
     ) -> Rc<Injector> {
         let reached = Rc::clone(&watch.borrow().view.jobs.reached);
         Rc::new(Injector {
@@ -68,7 +75,8 @@ impl Injector {
             watch,
             reached,
             operator,
-            seed,
+            seed: plan.seed,
+            keeps_bound: plan.scenario.keeps_drift_bound(),
             is_healing: Cell::new(false),
             healing: Event::new(),
             counters: RefCell::default(),
@@ -77,6 +85,9 @@ impl Injector {
 
     /// One fault, from its planned time until it is undone.
     pub async fn carry_out(self: Rc<Self>, number: usize, fault: PlannedFault) {
+        if let When::AfterPoll { machine, number: poll } = fault.when {
+            return self.carry_out_after(machine, poll, number, fault).await;
+        }
         let job = Cell::new(None);
         let wait = async {
             match fault.when {
@@ -87,12 +98,44 @@ impl Injector {
                         lockgate_runtime::sleep(Duration::from_micros(after_us)).await;
                     }
                 }
+                When::AfterPoll { .. } => {}
             }
         };
         if !self.unless_healing(wait).await {
             return;
         }
         let Some(undo) = self.begin(number, fault.what, job.get()) else { return };
+        self.last(number, fault, undo).await;
+    }
+
+    /// The same right after a poll of a machine, not one poll later.
+    async fn carry_out_after(
+        self: Rc<Self>,
+        machine: usize,
+        poll: u64,
+        number: usize,
+        fault: PlannedFault,
+    ) {
+        let (tell, begun) = oneshot::channel();
+        let this = Rc::clone(&self);
+        self.cluster.control.after_poll(&self.cluster.machines[machine].name, poll, move || {
+            if !this.is_healing.get()
+                && let Some(undo) = this.begin(number, fault.what, None)
+            {
+                // The run may have ended.
+                let _ = tell.send(undo);
+            }
+        });
+        let undo = RefCell::new(None);
+        let wait = async { *undo.borrow_mut() = begun.await.ok() };
+        self.unless_healing(wait).await;
+        if let Some(undo) = undo.into_inner() {
+            self.last(number, fault, undo).await;
+        }
+    }
+
+    /// What is left of a fault that has begun.
+    async fn last(&self, number: usize, fault: PlannedFault, undo: Undo) {
         self.unless_healing(lockgate_runtime::sleep(Duration::from_millis(fault.lasts_ms))).await;
         tracing::info!(number, what = ?fault.what, "fault ends");
         undo();
@@ -134,7 +177,7 @@ impl Injector {
     }
 
     /// Begins a fault. Returns what undoes it, or `None` if there was nothing to do it to.
-    fn begin(self: &Rc<Self>, number: usize, what: What, job: Option<JobId>) -> Option<Box<dyn FnOnce()>> {
+    fn begin(self: &Rc<Self>, number: usize, what: What, job: Option<JobId>) -> Option<Undo> {
         let finalizing = self.watch.borrow().view.jobs.finalizing();
         let undo = self.effect(what, job)?;
         tracing::info!(number, ?what, finalizing, "fault");
@@ -148,9 +191,9 @@ impl Injector {
         Some(undo)
     }
 
-    fn effect(self: &Rc<Self>, what: What, job: Option<JobId>) -> Option<Box<dyn FnOnce()>> {
+    fn effect(self: &Rc<Self>, what: What, job: Option<JobId>) -> Option<Undo> {
         let this = Rc::clone(self);
-        let find = |who| who::resolve(&self.watch.borrow().view, who, job);
+        let find = |who| resolve(&self.watch.borrow().view, who, job);
         let control = &self.cluster.control;
         let name = |machine: usize| self.cluster.machines[machine].name.clone();
         match what {
@@ -236,7 +279,8 @@ impl Injector {
             }
             What::JumpClock { who, ms } => {
                 // A clock that gains time which did not pass is beyond every bound on drift; only a leader's grants trust it.
-                let machine = find(who).filter(|&machine| find(Who::Leader) != Some(machine))?;
+                let may_jump = |&machine: &usize| !self.keeps_bound || find(Who::Leader) != Some(machine);
+                let machine = find(who).filter(may_jump)?;
                 control.jump_boottime(&name(machine), Duration::from_millis(ms));
                 Some(Box::new(|| {}))
             }
@@ -288,11 +332,21 @@ impl Injector {
                 lockgate_runtime::spawn(async move { operator.cancel_all(&cluster, random).await });
                 Some(Box::new(|| {}))
             }
+            What::HandOver(who) => {
+                let node = self.cluster.node(find(who)?)?;
+                lockgate_runtime::spawn(async move {
+                    let ended = node.hand_over(None).await;
+                    tracing::info!(?ended, "the operator's hand-over has ended");
+                    let ended = if ended.is_ok() { "hand_overs" } else { "hand_overs_refused" };
+                    this.counters.borrow_mut().add(ended, 1);
+                });
+                Some(Box::new(|| {}))
+            }
         }
     }
 
     /// Cuts a machine off from all others, and from clients if `clients`.
-    fn cut(self: &Rc<Self>, machine: usize, out: bool, into: bool, clients: bool) -> Box<dyn FnOnce()> {
+    fn cut(self: &Rc<Self>, machine: usize, out: bool, into: bool, clients: bool) -> Undo {
         let here = self.cluster.machines[machine].name.clone();
         let others = self.cluster.machines.iter().map(|machine| machine.name.clone());
         let others = others.chain(clients.then(|| CLIENTS.to_owned()));
@@ -325,7 +379,7 @@ impl Injector {
         }
     }
 
-    fn disk(self: &Rc<Self>, machine: usize, faults: DiskFaults) -> Box<dyn FnOnce()> {
+    fn disk(self: &Rc<Self>, machine: usize, faults: DiskFaults) -> Undo {
         let (this, name) = (Rc::clone(self), self.cluster.machines[machine].name.clone());
         this.cluster.control.set_disk_faults(&name, faults);
         Box::new(move || {
@@ -359,5 +413,6 @@ fn word(what: What) -> &'static str {
         What::FullDisk(_) => "full_disk",
         What::RotBits(_) => "rotten_bits",
         What::CancelJobs => "cancel_jobs",
+        What::HandOver(_) => "hand_over",
     }
 }

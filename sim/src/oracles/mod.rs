@@ -13,6 +13,7 @@ mod replicas;
 mod rising;
 mod thaw;
 
+use crate::plan::Plan;
 use crate::watch::{MapChange, SlotChange, View};
 
 /// One invariant.
@@ -41,10 +42,17 @@ pub trait Oracle {
     }
 }
 
-/// All of them.
-pub fn all() -> Vec<Box<dyn Oracle>> {
+/// Those that hold in a run of this plan: all of them, unless clocks break the promise that leases rest on.
+pub fn of(plan: &Plan) -> Vec<Box<dyn Oracle>> {
+    let mut oracles = independent_of_leases();
+    if plan.scenario.keeps_drift_bound() {
+        oracles.push(Box::new(one_server::OneServer::default()));
+    }
+    oracles
+}
+
+fn independent_of_leases() -> Vec<Box<dyn Oracle>> {
     vec![
-        Box::new(one_server::OneServer::default()),
         Box::new(exactly_one::ExactlyOne),
         Box::new(rising::Rising::default()),
         Box::new(barrier::BarrierBeforeVote::default()),

@@ -8,12 +8,17 @@ use crate::random::Random;
 
 /// The shortest and longest first phase, in milliseconds.
 const FAULTS_MS: (u64, u64) = (1_500, 4_000);
+/// What a failover to another node takes is added to it, where runs are about that.
+const FAILOVERS_MS: u64 = 2_500;
+/// Clocks that run apart faster than any bound that nodes may be given.
+const WILD_PPM: [i32; 4] = [-400_000, -250_000, 250_000, 400_000];
 
 pub(super) fn draw(seed: u64, scenario: Scenario) -> Plan {
     let mut random = Random::new(seed, "shape");
     let shape = draw_shape(&mut random, scenario);
     let load = draw_load(&mut Random::new(seed, "load"), scenario);
-    let faults_ms = random.between(FAULTS_MS.0, FAULTS_MS.1);
+    let more_ms = if fails_over(scenario) { FAILOVERS_MS } else { 0 };
+    let faults_ms = random.between(FAULTS_MS.0, FAULTS_MS.1) + more_ms;
     let jobs = draw_jobs(&mut Random::new(seed, "jobs"), scenario, &shape, faults_ms);
     let mut faults =
         Faults { random: Random::new(seed, "faults"), shape: &shape, faults_ms, drawn: Vec::new() };
@@ -21,10 +26,27 @@ pub(super) fn draw(seed: u64, scenario: Scenario) -> Plan {
     Plan { seed, scenario, faults: faults.drawn, shape, load, jobs, faults_ms }
 }
 
+/// Whether runs of the scenario are about shards that change their primary.
+fn fails_over(scenario: Scenario) -> bool {
+    matches!(
+        scenario,
+        Scenario::SourceFailoverAtFinalize
+            | Scenario::TargetFailoverAtFinalize
+            | Scenario::Both
+            | Scenario::PauseSource
+            | Scenario::Membership
+            | Scenario::PlannedFailover
+            | Scenario::ClocksBeyondBound
+    )
+}
+
 fn draw_shape(random: &mut Random, scenario: Scenario) -> Shape {
     let shards = random.weighted(&[(3, 2), (2, 3)]);
     let members = match scenario {
-        Scenario::Membership | Scenario::DiskFaults => random.weighted(&[(2, 2), (2, 3)]),
+        Scenario::Membership | Scenario::DiskFaults | Scenario::PlannedFailover => {
+            random.weighted(&[(2, 2), (2, 3)])
+        }
+        Scenario::ClocksBeyondBound => random.weighted(&[(3, 2), (2, 3)]),
         _ => random.weighted(&[(1, 1), (5, 2), (2, 3)]),
     };
     let voters = if shards * members >= 5 && random.one_in(3) { 5 } else { 3.min(shards * members) };
@@ -41,7 +63,7 @@ fn draw_shape(random: &mut Random, scenario: Scenario) -> Shape {
         all_slots: random.one_in(12),
         synced,
         log_file_bytes: random.pick(&[256 << 10, 1 << 20, 4 << 20]),
-        node_timeout_ms: random.pick(&[400, 800, 2_000]),
+        node_timeout_ms: random.pick(if fails_over(scenario) { &[400, 800] } else { &[400, 800, 2_000] }),
     }
 }
 
@@ -58,6 +80,10 @@ fn draw_load(random: &mut Random, scenario: Scenario) -> Load {
     let expires = scenario == Scenario::ExpiryAndClocks;
     if expires {
         weights = Weights { get: 10, set_expiring: 8, expire: 4, ..weights };
+    }
+    // What expires does so by the clocks that go wrong here.
+    if scenario == Scenario::ClocksBeyondBound {
+        weights = Weights { set_expiring: 0, expire: 0, ..weights };
     }
     Load {
         clients: random.between(2, 6) as usize,
@@ -101,11 +127,11 @@ impl Faults<'_> {
     fn draw(&mut self, scenario: Scenario, seed: u64) {
         match scenario {
             Scenario::Swarm => self.swarm(),
-            Scenario::SourceFailoverAtFinalize => self.at_finalize(|this| this.stop(Who::Source)),
-            Scenario::TargetFailoverAtFinalize => self.at_finalize(|this| this.stop(Who::Target)),
+            Scenario::SourceFailoverAtFinalize => self.failovers_at_finalize(Who::Source),
+            Scenario::TargetFailoverAtFinalize => self.failovers_at_finalize(Who::Target),
             Scenario::Both => {
-                self.at_finalize(|this| this.stop(Who::Source));
-                self.at_finalize(|this| this.stop(Who::Target));
+                self.failovers_at_finalize(Who::Source);
+                self.failovers_at_finalize(Who::Target);
                 if self.shape.synced {
                     let (step, nth) = (self.random.pick(&Step::FINALIZE), self.random.between(0, 3) as u32);
                     let when = self.at_step(step, nth);
@@ -131,6 +157,8 @@ impl Faults<'_> {
                     self.add(when, What::Pause(who), (20, 6_000));
                 }
             }
+            Scenario::PlannedFailover => self.hand_overs(),
+            Scenario::ClocksBeyondBound => self.wild_clocks(),
             Scenario::CancelRacesCommit => self.at_finalize(|_| What::CancelJobs),
             Scenario::DiskFaults => self.disks(),
             Scenario::ManyJobs => self.some(0, 3, Self::any),
@@ -153,6 +181,11 @@ impl Faults<'_> {
                         What::Mute(who),
                     ])
                 });
+                // Who leaves and comes back may have to lead meanwhile, or find another one leading.
+                for nth in 0..self.random.between(0, 2) as u32 {
+                    let who = self.random.pick(&[Who::Source, Who::Target]);
+                    self.failover(nth, who);
+                }
             }
         }
     }
@@ -189,6 +222,68 @@ impl Faults<'_> {
             let when = self.at_step(step, nth);
             let what = what(self);
             self.add(when, what, (5, 2_500));
+        }
+    }
+
+    /// At a step of the finalize of several jobs, this primary is away: shortly, or for so long that another node leads.
+    fn failovers_at_finalize(&mut self, who: Who) {
+        for nth in 0..self.random.between(1, 4) as u32 {
+            self.failover(nth, who);
+        }
+    }
+
+    fn failover(&mut self, nth: u32, who: Who) {
+        let step = self.random.pick(&Step::FINALIZE);
+        let when = self.at_step(step, nth);
+        let timeout_ms = self.shape.node_timeout_ms;
+        let lasts_ms = self.random.pick(&[(5, timeout_ms / 2), (timeout_ms * 3 / 2, timeout_ms * 3)]);
+        let what = self.away(who);
+        self.add(when, what, lasts_ms);
+        // The leader of the control log at the same moment.
+        if self.random.one_in(4) {
+            let what = self.away(Who::Leader);
+            self.add(when, what, lasts_ms);
+        }
+    }
+
+    /// A process or a machine is gone, stands still, or is cut off.
+    fn away(&mut self, who: Who) -> What {
+        let stop = self.stop(who);
+        self.random.pick(&[stop, stop, What::Pause(who), What::Isolate(who), What::Mute(who), What::Deafen(who)])
+    }
+
+    /// Shards are handed over at steps of jobs, and now and then something else happens just then.
+    fn hand_overs(&mut self) {
+        for nth in 0..self.random.between(2, 5) as u32 {
+            let step = self.random.pick(&Step::ALL);
+            let when = self.at_step(step, nth);
+            let who = self.random.weighted(&[(3, Who::Source), (3, Who::Target), (1, Who::Leader)]);
+            self.add(when, What::HandOver(who), (5, 500));
+            if self.random.one_in(3) {
+                let other = self.who();
+                let what = self.away(other);
+                let when = self.at_step(step, nth);
+                self.add(when, what, (20, 2_000));
+            }
+        }
+        for _ in 0..self.random.between(0, 3) {
+            let (when, who) = (When::AtMs(self.random.between(0, self.faults_ms)), self.who());
+            self.add(when, What::HandOver(who), (5, 500));
+        }
+    }
+
+    /// Clocks that break every promise, and primaries that are away meanwhile.
+    fn wild_clocks(&mut self) {
+        self.some(2, 5, |this| {
+            let who = this.random.weighted(&[(2, Who::Leader), (2, Who::Source), (2, Who::Target), (1, Who::SourceReplica)]);
+            match this.random.one_in(2) {
+                true => What::Drift { who, ppm: this.random.pick(&WILD_PPM) },
+                false => What::JumpClock { who, ms: this.random.pick(&[200, 1_500, 60_000]) },
+            }
+        });
+        for nth in 0..self.random.between(1, 3) as u32 {
+            let who = self.random.pick(&[Who::Source, Who::Target, Who::Leader]);
+            self.failover(nth, who);
         }
     }
 

@@ -165,6 +165,14 @@ pub enum When {
         /// How much later.
         after_us: u64,
     },
+    /// Right after this poll of a machine, counted from the beginning of the run: before anything else happens. Only for
+    /// faults that happen to a process or its links.
+    AfterPoll {
+        /// The machine.
+        machine: usize,
+        /// The number of the poll.
+        number: u64,
+    },
 }
 
 /// Whom a fault concerns. Roles are resolved when it begins: of the job that triggered it, or of the latest one.
@@ -260,6 +268,8 @@ pub enum What {
     RotBits(Who),
     /// All jobs that are not decided are cancelled.
     CancelJobs,
+    /// An operator has a primary hand its shard over to a replica that is in sync.
+    HandOver(Who),
 }
 
 /// A fault at its time.
@@ -295,13 +305,13 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { shards, members, voters, cores, hot_slots, all_slots, synced, .. } = &self.shape;
+        let Shape { shards, members, voters, cores, hot_slots, all_slots, synced, node_timeout_ms, .. } = &self.shape;
         let owned = if *all_slots { "all slots" } else { "the hot slots only" };
         let acks = if *synced { "synced" } else { "received" };
         writeln!(
             f,
             "{shards} shards of {members} machines with {cores} cores, {voters} voters; {hot_slots} hot slots each, \
-             {owned} owned; answers wait for {acks}"
+             {owned} owned; answers wait for {acks}; the node timeout is {node_timeout_ms} ms"
         )?;
         writeln!(f, "{:?}", self.load)?;
         for (number, job) in self.jobs.iter().enumerate() {

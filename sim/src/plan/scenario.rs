@@ -30,11 +30,15 @@ pub enum Scenario {
     Membership,
     /// Keys with deadlines, clocks that jump, long freezes, and power cuts after clocks were set back.
     ExpiryAndClocks,
+    /// Operators hand shards over at steps of jobs, while other things fail.
+    PlannedFailover,
+    /// Clocks run and jump beyond the bound that leases rest on, the control leader's too.
+    ClocksBeyondBound,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 12] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::Swarm,
         Scenario::SourceFailoverAtFinalize,
         Scenario::TargetFailoverAtFinalize,
@@ -47,7 +51,15 @@ impl Scenario {
         Scenario::ManyJobs,
         Scenario::Membership,
         Scenario::ExpiryAndClocks,
+        Scenario::PlannedFailover,
+        Scenario::ClocksBeyondBound,
     ];
+
+    /// Whether all clocks stay within the bound on drift that nodes go by. Beyond it two nodes may hold a lease of one
+    /// shard, and reads may be stale: what rests on leases is not judged then.
+    pub fn keeps_drift_bound(self) -> bool {
+        self != Scenario::ClocksBeyondBound
+    }
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -64,6 +76,8 @@ impl Scenario {
             Scenario::ManyJobs => "many-jobs",
             Scenario::Membership => "membership",
             Scenario::ExpiryAndClocks => "expiry-and-clocks",
+            Scenario::PlannedFailover => "planned-failover",
+            Scenario::ClocksBeyondBound => "clocks-beyond-bound",
         }
     }
 }
