@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use lockgate_runtime::mutation;
 use lockgate_runtime::now_ns;
 use lockgate_runtime::sync::Mutex;
 use thiserror::Error;
@@ -172,7 +173,7 @@ fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Re
         return Ok(());
     }
     // A slot that nobody ever moved has no frame that opens it: its first frame does.
-    if generation > held.generation() {
+    if generation > held.generation() && !mutation!("replay-without-generations") {
         if held.is_open() {
             let _ = held.end_generation(held.generation());
         }

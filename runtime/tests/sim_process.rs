@@ -392,6 +392,32 @@ fn observers_see_every_step_and_no_poll() {
 }
 
 #[test]
+fn a_process_ends_right_after_the_poll_that_was_named() {
+    /// A node that polls one task a hundred times; killed after `number` of its polls. Returns how many there were.
+    fn polls(number: u64) -> (u64, u64) {
+        let sim = Sim::new(3);
+        let node = sim.node("node", 1);
+        let polls = Arc::new(AtomicU64::new(0));
+        let counted = polls.clone();
+        node.spawn_on(0, move || async move {
+            for _ in 0..100 {
+                counted.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        });
+        let control = sim.control();
+        sim.after_poll("node", number, move || control.kill("node"));
+        pass(&sim, Duration::from_millis(10));
+        (polls.load(Ordering::Relaxed), sim.polls("node"))
+    }
+    let (all, _) = polls(u64::MAX);
+    assert_eq!(all, 100);
+    for number in 1..20 {
+        assert_eq!(polls(number), (number, number), "not one poll more");
+    }
+}
+
+#[test]
 #[should_panic(expected = "the observer's own words")]
 fn a_panic_of_an_observer_comes_out() {
     let sim = Sim::new(1);

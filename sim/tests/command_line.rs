@@ -33,12 +33,29 @@ fn a_seed_tells_its_story() {
 }
 
 #[test]
+fn a_commit_is_tried_at_some_points_and_at_one() {
+    let output = lockgate_sim(&["--enumerate", "--stride", "60", "--jobs", "1", "--json"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}");
+    let summary: serde_json::Value =
+        serde_json::from_str(text.lines().last().expect("a line")).expect("a JSON object");
+    assert!(summary["runs"].as_u64().expect("a count") >= 12, "{summary}");
+    assert_eq!(summary["violations"], 0);
+    let output = lockgate_sim(&["--enumerate", "--only", "target-primary:kill:5", "--trace"]);
+    let text = stdout(&output);
+    assert!(output.status.success() && text.contains("fault_kill: 1"), "{text}");
+}
+
+#[test]
 fn wrong_usage_is_told_what_is_right() {
     for (args, words) in [
         (&["--seeds", "5..5"][..], "holds no seed"),
         (&["--seeds", "many"], "0..1000"),
         (&["--seed", "1", "--scenario", "unheard-of"], "cancel-races-commit"),
         (&["--seed", "1", "--keep", "jobs"], "jobs=0,3;faults=1"),
+        (&["--enumerate", "--only", "source-primary:burn:3"], "source-primary:kill:17"),
+        (&["--enumerate", "--only", "bystander:kill:3"], "target-replica"),
+        (&["--enumerate", "--trace"], "one run has a story"),
         (&[], "--seeds 0..100"),
     ] {
         let output = lockgate_sim(args);

@@ -278,7 +278,8 @@ impl ReplicaAcks {
         let wanted = self.wanted.lock();
         let mut followers = self.followers.lock();
         let mut tables = Vec::new();
-        for (&node, &boot) in wanted.members.iter().chain(&wanted.joining) {
+        let joining = if mutation!("joining-not-waited-for") { None } else { Some(&wanted.joining) };
+        for (&node, &boot) in wanted.members.iter().chain(joining.into_iter().flatten()) {
             match followers.get(&node) {
                 Some(table) if table.boot == boot => tables.push(Arc::clone(table)),
                 // A stream of a newer boot does not stand in for the member that the set names.

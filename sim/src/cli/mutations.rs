@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{replay_line, usage};
-use crate::mutations::{MUTATIONS, Mutation, SEEDS_MAX};
+use crate::mutations::{Caught, MUTATIONS, Mutation, SEEDS_MAX};
 use crate::plan::Keep;
 
 /// The known bug of this name.
@@ -27,13 +27,21 @@ pub(super) fn run_all(name: Option<&str>, json: bool) -> ExitCode {
     let mut missed = Vec::new();
     let mut rows = Vec::new();
     for mutation in &chosen {
-        let row = match mutation.first_caught(SEEDS_MAX) {
+        let scenario = match mutation.caught {
+            Caught::In(scenario) => scenario,
+            Caught::ByTest(test) => {
+                println!("{:<42} {:<8} caught by the test {test}", mutation.name, mutation.rule);
+                rows.push(serde_json::json!({ "name": mutation.name, "rule": mutation.rule, "test": test }));
+                continue;
+            }
+        };
+        let row = match mutation.first_caught(scenario, SEEDS_MAX) {
             Some((plan, report)) => {
                 let oracle = report.violation.as_ref().map_or("", |violation| violation.oracle);
                 let seeds = plan.seed + 1;
                 println!(
                     "{:<42} {:<8} caught by \"{oracle}\" with seed {seeds} of {}",
-                    mutation.name, mutation.rule, mutation.scenario
+                    mutation.name, mutation.rule, scenario
                 );
                 let replay = replay_line(&plan, &Keep::default(), Some(mutation.name));
                 serde_json::json!({ "name": mutation.name, "rule": mutation.rule, "oracle": oracle, "seeds": seeds, "replay": replay })
@@ -41,7 +49,7 @@ pub(super) fn run_all(name: Option<&str>, json: bool) -> ExitCode {
             None => {
                 println!(
                     "{:<42} {:<8} NOT CAUGHT within {SEEDS_MAX} seeds of {}",
-                    mutation.name, mutation.rule, mutation.scenario
+                    mutation.name, mutation.rule, scenario
                 );
                 missed.push(mutation.name);
                 serde_json::json!({ "name": mutation.name, "rule": mutation.rule, "oracle": null })
