@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lockgate_migrate::Times;
 
 /// A sharded in-memory storage engine with a durable log, whose slots move between machines while they are written.
 #[derive(Debug, Parser)]
@@ -19,9 +20,11 @@ pub struct Cli {
 pub enum CliCommand {
     /// Run a node: serve clients by RESP, and take part in a cluster
     Serve(ServeArgs),
-    /// Create a cluster of running nodes, or ask one how it is
+    /// Create a cluster of running nodes, ask one how it is, and change it
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Make a replica the primary of its shard: nothing is lost, writes wait for some milliseconds
+    Failover(FailoverArgs),
     /// Run a whole cluster of six nodes here, move its slots around under load, and verify every answer
     Demo(DemoArgs),
 }
@@ -33,15 +36,33 @@ pub enum ClusterCommand {
     Create(CreateArgs),
     /// Show a cluster's nodes, shards and jobs, as one of its nodes sees them
     Status(StatusArgs),
+    /// Take a running node with an empty directory into the cluster, without a role yet
+    AddNode(AddNodeArgs),
+    /// Take a node without a role out of the cluster, for good
+    RemoveNode(RemoveNodeArgs),
+    /// Make a shard, without slots yet, of nodes without a role
+    AddShard(AddShardArgs),
+    /// End a shard that owns no slots; its nodes have no role then
+    RemoveShard(RemoveShardArgs),
+    /// Say who follows in a shard: who comes new copies all of it, who is not named leaves the shard
+    SetReplicas(SetReplicasArgs),
+    /// Say who votes on ownership
+    SetVoters(SetVotersArgs),
+    /// Put a running node with an empty directory into the place of a dead one, which leaves for good
+    ReplaceNode(ReplaceNodeArgs),
 }
 
-/// What must have happened to a write at the node before it is acknowledged to a client.
+/// What must have happened to a write before it is acknowledged to a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Ack {
-    /// It is written to the log's file: it outlives the process, but not a power cut of this machine
+    /// The primary has written it to its log's file. No replica is waited for: a failover may lose what was acknowledged,
+    /// and reads may go back in time across one
+    Primary,
+    /// The primary has written it to its log's file, and every in-sync replica has received it: it outlives the loss of
+    /// any node, but not a power cut of all members of the shard at once
     #[default]
     Written,
-    /// It is synced to the disk
+    /// The primary and every in-sync replica have synced it to their disks: it outlives power cuts too
     Synced,
 }
 
@@ -66,9 +87,21 @@ pub struct ServeArgs {
     /// How long a core with nothing to do looks for work before it sleeps
     #[arg(long, value_name = "US", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub spin_us: u32,
-    /// When a write is acknowledged
+    /// When a write is acknowledged; give it to all nodes alike
     #[arg(long, value_enum, default_value_t = Ack::Written)]
     pub ack: Ack,
+    /// How many members of its shard must be in sync, the primary among them, for it to take writes. With 1 a primary goes
+    /// on alone when its replicas are gone
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub min_in_sync: u16,
+    /// How long a primary may be silent before another node takes its place, in milliseconds; the same on all nodes. A
+    /// failover takes up to twice as long where the leader of the control log dies too
+    #[arg(long, value_name = "MS", default_value_t = Times::NODE_TIMEOUT.as_millis() as u64)]
+    pub node_timeout_ms: u64,
+    /// By how much the nodes' clocks may run faster or slower than each other, in parts per million; the same on all nodes.
+    /// Beyond it two nodes might serve one slot
+    #[arg(long, value_name = "PPM", default_value_t = Times::DRIFT_PPM)]
+    pub drift_ppm: u64,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -94,6 +127,114 @@ pub struct StatusArgs {
     /// Any node's link address
     #[arg(value_name = "LINK_ADDR")]
     pub node: SocketAddr,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which node is asked.
+#[derive(Args, Clone, Debug)]
+pub struct AnyNode {
+    /// The link address of any node of the cluster
+    #[arg(long, value_name = "LINK_ADDR", default_value = "127.0.0.1:16379")]
+    pub node: SocketAddr,
+}
+
+/// The options of `lockgate failover`.
+#[derive(Args, Clone, Debug)]
+pub struct FailoverArgs {
+    /// The shard's number
+    #[arg(value_name = "SHARD")]
+    pub shard: u32,
+    /// The number of the replica that shall lead
+    #[arg(long, value_name = "NODE")]
+    pub to: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster add-node`.
+#[derive(Args, Clone, Debug)]
+pub struct AddNodeArgs {
+    /// The new node's link address
+    #[arg(value_name = "LINK_ADDR")]
+    pub new: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster remove-node`.
+#[derive(Args, Clone, Debug)]
+pub struct RemoveNodeArgs {
+    /// The node's number
+    #[arg(value_name = "NODE")]
+    pub leaving: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster add-shard`.
+#[derive(Args, Clone, Debug)]
+pub struct AddShardArgs {
+    /// The numbers of its nodes: the primary, then its replicas
+    #[arg(required = true, value_name = "NODE")]
+    pub members: Vec<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster remove-shard`.
+#[derive(Args, Clone, Debug)]
+pub struct RemoveShardArgs {
+    /// The shard's number
+    #[arg(value_name = "SHARD")]
+    pub shard: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster set-replicas`.
+#[derive(Args, Clone, Debug)]
+pub struct SetReplicasArgs {
+    /// The shard's number
+    #[arg(value_name = "SHARD")]
+    pub shard: u32,
+    /// The numbers of all nodes that follow from now on; none, and the primary is alone
+    #[arg(value_name = "NODE")]
+    pub replicas: Vec<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster set-voters`.
+#[derive(Args, Clone, Debug)]
+pub struct SetVotersArgs {
+    /// The numbers of all nodes that vote from now on: best an odd number of them, up to seven
+    #[arg(required = true, value_name = "NODE")]
+    pub voters: Vec<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+/// The options of `lockgate cluster replace-node`.
+#[derive(Args, Clone, Debug)]
+pub struct ReplaceNodeArgs {
+    /// The dead node's number
+    #[arg(value_name = "DEAD")]
+    pub dead: u32,
+    /// The new node's link address
+    #[arg(long = "with", value_name = "LINK_ADDR")]
+    pub new: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
 }
 
 /// The options of `lockgate demo`.
@@ -209,13 +350,16 @@ mod tests {
             (6379, 16379, None, true, 20)
         );
         assert_eq!(args.ack, Ack::Written);
-        let line = "lockgate serve --data d --listen 127.0.0.1:1 --link 127.0.0.1:2 --cores 1 --pin false --spin-us 0 --ack synced";
+        assert_eq!((args.min_in_sync, args.node_timeout_ms, args.drift_ppm), (1, 2_000, 10_000));
+        let line = "lockgate serve --data d --listen 127.0.0.1:1 --link 127.0.0.1:2 --cores 1 --pin false --spin-us 0 --ack synced \
+                    --min-in-sync 2 --node-timeout-ms 500 --drift-ppm 100";
         let CliCommand::Serve(args) = parse(line).unwrap().command else { panic!() };
         assert_eq!(
             (args.listen.port(), args.link.port(), args.cores, args.pin, args.spin_us),
             (1, 2, Some(1), false, 0)
         );
         assert_eq!(args.ack, Ack::Synced);
+        assert_eq!((args.min_in_sync, args.node_timeout_ms, args.drift_ppm), (2, 500, 100));
     }
 
     #[test]
@@ -225,6 +369,11 @@ mod tests {
             "lockgate serve",
             "lockgate serve --data d --cores 0",
             "lockgate serve --data d --listen localhost",
+            "lockgate serve --data d --min-in-sync 0",
+            "lockgate failover 1",
+            "lockgate cluster add-node 2",
+            "lockgate cluster add-shard",
+            "lockgate cluster replace-node 2",
             "lockgate cluster create",
             "lockgate cluster create 127.0.0.1:1 --voters 2",
             "lockgate demo --seconds 0",

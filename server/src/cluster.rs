@@ -1,16 +1,98 @@
-//! `lockgate cluster`: forms a cluster, and asks how it is.
+//! `lockgate cluster` and `lockgate failover`: forms clusters, asks how they are, and changes them.
 
-use lockgate_migrate::node::NodeStatus;
+use lockgate_migrate::control::{EntryBody, NodeId, ShardId};
 use lockgate_runtime::Runtime;
 
-use crate::cli::{CreateArgs, StatusArgs};
+use crate::cli::{ClusterCommand, CreateArgs, FailoverArgs, ReplaceNodeArgs, StatusArgs};
 use crate::error::CommandError;
-use crate::formation;
+use crate::operations::{self, OperationError};
+use crate::{formation, survey};
 
 /// A core for a tool's own conversations with nodes.
 pub(crate) fn tool_runtime() -> Result<Runtime, CommandError> {
     let builder = Runtime::builder().cores(1).pin(false).spin_us(0).name("lockgate-tool");
     builder.build().map_err(CommandError::cluster)
+}
+
+/// Runs one operation on a core of its own.
+fn operate<T: Send + 'static, F: Future<Output = Result<T, OperationError>> + 'static>(
+    operation: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, CommandError> {
+    tool_runtime()?.block_on(0, operation).map_err(CommandError::cluster)
+}
+
+/// Runs a subcommand of `lockgate cluster`.
+pub fn run(command: &ClusterCommand) -> Result<(), CommandError> {
+    match command {
+        ClusterCommand::Create(args) => create(args),
+        ClusterCommand::Status(args) => status(args),
+        ClusterCommand::AddNode(args) => {
+            let (any, new) = (args.any.node, args.new);
+            let node = operate(move || operations::add_node(any, new))?;
+            println!("node {node} has joined, without a role: give it one by set-replicas or add-shard");
+            Ok(())
+        }
+        ClusterCommand::RemoveNode(args) => {
+            let (any, node) = (args.any.node, NodeId(args.leaving));
+            operate(move || operations::change(any, EntryBody::RemoveNode { node }))?;
+            println!("node {node} has left; its number is not used again");
+            Ok(())
+        }
+        ClusterCommand::AddShard(args) => {
+            let (any, members) = (args.any.node, numbers(&args.members));
+            let shard = operate(move || async move { operations::add_shard(any, &members).await })?;
+            println!("shard {shard} exists, without slots: move some to it by CLUSTER MIGRATESLOTS");
+            Ok(())
+        }
+        ClusterCommand::RemoveShard(args) => {
+            let (any, shard) = (args.any.node, ShardId(args.shard));
+            operate(move || operations::change(any, EntryBody::RemoveShard { shard }))?;
+            println!("shard {shard} is gone; its nodes have no role now");
+            Ok(())
+        }
+        ClusterCommand::SetReplicas(args) => {
+            let (any, shard, replicas) = (args.any.node, ShardId(args.shard), numbers(&args.replicas));
+            let count = replicas.len();
+            operate(move || operations::change(any, EntryBody::SetReplicas { shard, replicas }))?;
+            println!(
+                "shard {shard} has {count} replicas; those that are new copy it now, see cluster status"
+            );
+            Ok(())
+        }
+        ClusterCommand::SetVoters(args) => {
+            let (any, voters) = (args.any.node, numbers(&args.voters));
+            let count = voters.len();
+            operate(move || operations::change(any, EntryBody::SetVoters { voters }))?;
+            println!("{count} nodes vote");
+            Ok(())
+        }
+        ClusterCommand::ReplaceNode(args) => replace(args),
+    }
+}
+
+fn numbers(nodes: &[u32]) -> Vec<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
+}
+
+/// Makes a replica the primary of its shard, and says how long that took.
+pub fn failover(args: &FailoverArgs) -> Result<(), CommandError> {
+    let (any, shard, to) = (args.any.node, ShardId(args.shard), NodeId(args.to));
+    let done = operate(move || operations::fail_over(any, shard, to))?;
+    let took_ms = done.took.as_secs_f64() * 1_000.0;
+    println!("node {to} leads shard {shard} now, node {} follows; it took {took_ms:.1} ms", done.from);
+    Ok(())
+}
+
+fn replace(args: &ReplaceNodeArgs) -> Result<(), CommandError> {
+    let (any, dead, new) = (args.any.node, NodeId(args.dead), args.new);
+    let done = operate(move || operations::replace_node(any, dead, new))?;
+    let role = match done.shard {
+        Some(shard) => format!(", copies shard {shard} now (see cluster status)"),
+        None => ", without a role".to_owned(),
+    };
+    let votes = if done.votes { ", and votes" } else { "" };
+    println!("node {dead} has left for good; node {} is in its place{role}{votes}", done.node);
+    Ok(())
 }
 
 /// Forms a cluster of running, empty nodes; returns when every slot is served.
@@ -37,42 +119,15 @@ pub fn create(args: &CreateArgs) -> Result<(), CommandError> {
 }
 
 /// Prints a cluster's nodes, shards and jobs.
-pub fn status(args: &StatusArgs) -> Result<(), CommandError> {
+fn status(args: &StatusArgs) -> Result<(), CommandError> {
     let (runtime, node) = (tool_runtime()?, args.node);
-    let status = runtime.block_on(0, move || async move { formation::status(node).await });
-    println!("{}", table(&status.map_err(CommandError::cluster)?));
+    let survey = runtime.block_on(0, move || async move { survey::survey(node).await });
+    let survey = survey.map_err(CommandError::cluster)?;
+    if args.json {
+        let json = serde_json::to_string(&survey).map_err(CommandError::cluster)?;
+        println!("{json}");
+    } else {
+        println!("{}", survey::table(&survey));
+    }
     Ok(())
-}
-
-/// A cluster as a table for people.
-fn table(status: &NodeStatus) -> String {
-    let mut lines =
-        vec![format!("as node {} sees it, up to entry {} of the control log", status.node, status.applied)];
-    let row = |cells: [&str; 7]| {
-        let [shard, epoch, node, clients, role, in_sync, slots] = cells;
-        format!("{shard:<6} {epoch:<6} {node:<5} {clients:<22} {role:<14} {in_sync:<8} {slots}")
-    };
-    lines.push(row(["shard", "epoch", "node", "clients", "role", "in sync", "slots"]));
-    for shard in &status.shards {
-        let owned: usize = shard.slots.iter().map(|range| range.len()).sum();
-        let owned = format!("{owned} in {} ranges", shard.slots.len());
-        for (index, member) in shard.members.iter().enumerate() {
-            let (role, slots) = if index == 0 { ("primary", owned.as_str()) } else { ("replica", "") };
-            let role = if member.voter { format!("{role}, votes") } else { role.to_owned() };
-            let in_sync = if member.in_sync { "yes" } else { "no" };
-            let (id, epoch) = (shard.id.to_string(), shard.epoch.to_string());
-            let (node, listen) = (member.node.to_string(), member.listen.to_string());
-            lines.push(row([&id, &epoch, &node, &listen, &role, in_sync, slots]).trim_end().to_owned());
-        }
-    }
-    for job in &status.jobs {
-        let slots: usize = job.slots.iter().map(|range| range.len()).sum();
-        let reason = if job.reason.is_empty() { String::new() } else { format!(": {}", job.reason) };
-        let (name, state) = (&job.name[..8], &job.state);
-        lines.push(format!(
-            "job {name}  shard {} to {}, {slots} slots, {state}{reason}",
-            job.source, job.target
-        ));
-    }
-    lines.join("\n")
 }

@@ -11,11 +11,11 @@ use lockgate_migrate::node::{AdminReply, AdminRequest, NodeIdentity, NodeStatus,
 use lockgate_net::link::LinkError;
 
 /// How long one node may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long the new cluster may take until every slot is served.
 const SERVING_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks at whether it is.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a cluster was not made, or not seen.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +88,7 @@ pub async fn status(addr: SocketAddr) -> Result<NodeStatus, FormationError> {
     }
 }
 
-fn random_bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     std::array::from_fn(|_| lockgate_runtime::random_u64() as u8)
 }
 
@@ -140,7 +140,7 @@ async fn served(addrs: &[SocketAddr]) -> Result<u32, FormationError> {
     Ok(served)
 }
 
-async fn identify(addr: SocketAddr) -> Result<NodeIdentity, FormationError> {
+pub(crate) async fn identify(addr: SocketAddr) -> Result<NodeIdentity, FormationError> {
     match ask(addr, &AdminRequest::Identify).await? {
         AdminReply::Identity(identity) => Ok(identity),
         other => Err(refused(addr, other)),
@@ -148,10 +148,19 @@ async fn identify(addr: SocketAddr) -> Result<NodeIdentity, FormationError> {
 }
 
 async fn ask(addr: SocketAddr, request: &AdminRequest) -> Result<AdminReply, FormationError> {
-    admin(addr, request, ANSWER_LIMIT).await.map_err(|error| FormationError::Link { addr, error })
+    ask_within(addr, request, ANSWER_LIMIT).await
 }
 
-fn refused(addr: SocketAddr, reply: AdminReply) -> FormationError {
+/// Asks a node one thing, which may take it as long as `limit`.
+pub(crate) async fn ask_within(
+    addr: SocketAddr,
+    request: &AdminRequest,
+    limit: Duration,
+) -> Result<AdminReply, FormationError> {
+    admin(addr, request, limit).await.map_err(|error| FormationError::Link { addr, error })
+}
+
+pub(crate) fn refused(addr: SocketAddr, reply: AdminReply) -> FormationError {
     let why = match reply {
         AdminReply::Refused(why) => why,
         other => format!("it answered something else than was asked: {other:?}"),

@@ -1,8 +1,8 @@
 //! The Lockgate server and command-line tool, as a library: the model for other servers built on the engine.
 //!
 //! [`client`] talks to nodes from outside and [`demo`] runs a whole cluster and verifies it; [`serve`] and [`cluster`]
-//! are the other subcommands; [`service`] is what a node's clients may ask; [`formation`] makes clusters; [`cli`] parses
-//! what [`error`] may complain about.
+//! are the other subcommands; [`service`] is what a node's clients may ask; [`formation`] makes clusters, [`operations`]
+//! changes them, and [`survey`] sees how they are; [`cli`] parses what [`error`] may complain about.
 
 pub mod cli;
 pub mod client;
@@ -10,5 +10,7 @@ pub mod cluster;
 pub mod demo;
 pub mod error;
 pub mod formation;
+pub mod operations;
 pub mod serve;
 pub mod service;
+pub mod survey;

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lockgate::cli::{Cli, CliCommand, ClusterCommand};
+use lockgate::cli::{Cli, CliCommand};
 use lockgate::error::CommandError;
 use lockgate::{cluster, demo, serve};
 use tracing_subscriber::EnvFilter;
@@ -27,8 +27,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, CommandError> {
     match cli.command {
         CliCommand::Serve(args) => serve::run(&args).map(|()| 0),
-        CliCommand::Cluster(ClusterCommand::Create(args)) => cluster::create(&args).map(|()| 0),
-        CliCommand::Cluster(ClusterCommand::Status(args)) => cluster::status(&args).map(|()| 0),
+        CliCommand::Cluster(command) => cluster::run(&command).map(|()| 0),
+        CliCommand::Failover(args) => cluster::failover(&args).map(|()| 0),
         CliCommand::Demo(args) => demo::run(&args),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lockgate_engine::Engine;
-use lockgate_migrate::{AckPolicy, Node};
+use lockgate_migrate::{AckPolicy, Node, Times};
 use lockgate_net::resp::{self, Limits};
 use lockgate_runtime::{Runtime, TcpListener};
 
@@ -25,10 +25,13 @@ const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
 
 enum Ending {
     Signal,
+    /// After the first signal: what this node led is led by others, or cannot be.
+    Retired,
     NodeStopped,
 }
 
-/// Runs a node until SIGINT or SIGTERM; then stops in order: clients, node, engine.
+/// Runs a node until SIGINT or SIGTERM; then it leaves office, which a second signal cuts short, and stops in order:
+/// clients, node, engine.
 pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     if args.exit_with_parent {
         // Where the kernel refuses, the process only outlives its parent.
@@ -36,6 +39,8 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     }
     let (tell, ended) = mpsc::channel();
     watch_signals(tell.clone())?;
+    let times = Times::new(Duration::from_millis(args.node_timeout_ms), args.drift_ppm);
+    let times = times.map_err(|error| CommandError::Usage(error.to_string()))?;
     check_free(args.listen)?;
     check_free(args.link)?;
     let cores = args.cores.map_or_else(available_cores, usize::from);
@@ -43,16 +48,24 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     let runtime = builder.build().map_err(CommandError::serve)?;
     let (serving, clients_gone) = mpsc::channel();
     let clients = Clients { limits: Limits::new(CONNECTIONS_MAX, LARGE_INPUT_BYTES_MAX), serving };
-    let (node, listen) = start(&runtime, args, clients.clone())?;
+    let (node, listen) = start(&runtime, args, times, clients.clone())?;
     serve_on_other_cores(&runtime, &node, listen, clients)?;
-    let watched = node.stopping();
+    let (watched, tell_stopped) = (node.stopping(), tell.clone());
     runtime.spawn_on(0, move || async move {
         watched.stopped().await;
         // The main thread may have ended already.
-        let _ = tell.send(Ending::NodeStopped);
+        let _ = tell_stopped.send(Ending::NodeStopped);
     });
     println!("lockgate: clients on {listen}, nodes on {}, data in {}", node.link_addr(), args.data.display());
-    let ending = ended.recv().unwrap_or(Ending::NodeStopped);
+    let mut ending = ended.recv().unwrap_or(Ending::NodeStopped);
+    if let Ending::Signal = ending {
+        let retiring = node.clone();
+        runtime.spawn_on(0, move || async move {
+            retiring.retire().await;
+            let _ = tell.send(Ending::Retired);
+        });
+        ending = ended.recv().unwrap_or(Ending::NodeStopped);
+    }
     node.stop();
     // Every core drops its end when its last client is gone.
     let _ = clients_gone.recv();
@@ -64,7 +77,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     });
     runtime.shutdown();
     match ending {
-        Ending::Signal => Ok(()),
+        Ending::Signal | Ending::Retired => Ok(()),
         Ending::NodeStopped => Err(CommandError::Serve(
             "this node has stepped down because its log failed; restart it once its disk is sound".into(),
         )),
@@ -149,7 +162,12 @@ fn serve_on_other_cores(
 }
 
 /// Opens the engine, starts the node on core 0 and serves clients there; returns it with the address that they reach it at.
-fn start(runtime: &Runtime, args: &ServeArgs, clients: Clients) -> Result<(Node, SocketAddr), CommandError> {
+fn start(
+    runtime: &Runtime,
+    args: &ServeArgs,
+    times: Times,
+    clients: Clients,
+) -> Result<(Node, SocketAddr), CommandError> {
     let (args, on) = (args.clone(), runtime.clone());
     runtime.block_on(0, move || async move {
         // First of all, so that port 0 has become a number before it is told to anybody. Early clients wait in its queue.
@@ -163,10 +181,12 @@ fn start(runtime: &Runtime, args: &ServeArgs, clients: Clients) -> Result<(Node,
             .await
             .map_err(CommandError::serve)?;
         let policy = match args.ack {
+            Ack::Primary => AckPolicy::Primary,
             Ack::Written => AckPolicy::InSync,
             Ack::Synced => AckPolicy::InSyncSynced,
         };
-        let node = Node::builder(engine).link(args.link).listen(listen).ack(policy).start().await;
+        let node = Node::builder(engine).link(args.link).listen(listen).ack(policy).times(times);
+        let node = node.min_in_sync(args.min_in_sync.into()).start().await;
         let node = node.map_err(CommandError::serve)?;
         clients.serve(bound, &node);
         Ok((node, listen))

@@ -237,3 +237,114 @@ fn the_map_is_told_as_clients_expect_it() {
     let moved = cluster.nodes[0].ask(&["GET", &key_of(150, 0)]);
     assert_eq!(moved, Err(format!("MOVED 150 127.0.0.1:{}", ports[2])));
 }
+
+/// A node's line in `CLUSTER NODES`, by the words that cluster clients read of it.
+struct NodeLine {
+    id: String,
+    port: u16,
+    flags: Vec<String>,
+    primary: String,
+    slots: Vec<String>,
+}
+
+fn node_lines(text: &str) -> Vec<NodeLine> {
+    let line = |line: &str| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let [id, addr, flags, primary, ping, pong, epoch, link, slots @ ..] = &words[..] else {
+            panic!("too few words: {line}")
+        };
+        assert!(id.len() == 40 && link == "connected", "{line}");
+        assert!([ping, pong, epoch].iter().all(|number| number.parse::<u64>().is_ok()), "{line}");
+        let (addr, bus) = addr.split_once('@').expect("the port of its links");
+        let (ip, port) = addr.rsplit_once(':').expect("a port");
+        assert!(ip == "127.0.0.1" && bus.parse::<u16>().is_ok(), "{line}");
+        NodeLine {
+            id: id.clone(),
+            port: port.parse().expect("a port"),
+            flags: flags.split(',').map(str::to_owned).collect(),
+            primary: primary.clone(),
+            slots: slots.to_vec(),
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+/// The value after a key in a flat list of keys and values.
+fn value<'a>(list: &'a Reply, key: &str) -> &'a Reply {
+    let Reply::Array(parts) = list else { panic!("{list:?}") };
+    let found = parts.chunks_exact(2).find(|pair| text(&pair[0]) == key);
+    &found.unwrap_or_else(|| panic!("no {key} in {list:?}"))[1]
+}
+
+#[test]
+fn nodes_and_shards_say_the_same_as_the_slots() {
+    let mut cluster = Cluster::start(2, 1, &[]);
+    cluster.migrate(0, 2, 100, 199);
+    cluster.operate(0, &["failover", "1", "--to", "2"]).expect("the second node leads");
+    cluster.nodes[3].kill();
+    cluster.nodes[0].wait_for("the dead replica is out of sync, the old primary in sync", |status| {
+        let in_sync = status.shards.iter().flat_map(|shard| &shard.members).filter(|member| member.in_sync);
+        in_sync.count() == 3
+    });
+    let node = &cluster.nodes[0];
+    let ports: Vec<u16> = cluster.addrs().iter().map(|addr| addr.port()).collect();
+    let lines = node_lines(&text(&node.ask(&["CLUSTER", "NODES"]).expect("a text")));
+    let line = |at: usize| lines.iter().find(|line| line.port == ports[at]).expect("every node has a line");
+    assert_eq!(lines.len(), 4);
+    assert_eq!(
+        (line(0).id.as_str(), &line(0).flags[..]),
+        (&*node.name(), &["myself".into(), "slave".into()][..])
+    );
+    assert_eq!((line(0).primary.as_str(), line(0).slots.len()), (line(1).id.as_str(), 0));
+    assert_eq!((&line(1).flags[..], line(1).primary.as_str()), (&["master".to_owned()][..], "-"));
+    assert_eq!(line(1).slots, ["0-99", "200-8191"]);
+    assert_eq!(line(2).slots, ["100-199", "8192-16383"]);
+    assert_eq!(line(3).primary, line(2).id);
+
+    let Ok(Reply::Array(shards)) = node.ask(&["CLUSTER", "SHARDS"]) else { panic!("no shards") };
+    let members = |shard: &Reply| {
+        let Reply::Array(nodes) = value(shard, "nodes") else { panic!("{shard:?}") };
+        let word = |node: &Reply, key: &str| text(value(node, key));
+        let member = |node: &Reply| {
+            let Reply::Integer(port) = value(node, "port") else { panic!("{node:?}") };
+            assert_eq!(
+                (word(node, "ip").as_str(), word(node, "endpoint").as_str()),
+                ("127.0.0.1", "127.0.0.1")
+            );
+            (word(node, "id"), *port as u16, word(node, "role"), word(node, "health"))
+        };
+        nodes.iter().map(member).collect::<Vec<_>>()
+    };
+    let told = |at: usize, role: &str, health: &str| {
+        (line(at).id.clone(), ports[at], role.to_owned(), health.to_owned())
+    };
+    let slots = |ends: [i64; 4]| Reply::Array(ends.into_iter().map(Reply::Integer).collect());
+    assert_eq!(value(&shards[0], "slots"), &slots([0, 99, 200, 8_191]));
+    assert_eq!(members(&shards[0]), [told(1, "master", "online"), told(0, "replica", "online")]);
+    assert_eq!(value(&shards[1], "slots"), &slots([100, 199, 8_192, 16_383]));
+    assert_eq!(members(&shards[1]), [told(2, "master", "online"), told(3, "replica", "loading")]);
+}
+
+#[test]
+fn redis_cli_finds_the_cluster_consistent() {
+    if Command::new("redis-cli").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("skipped: redis-cli is not installed");
+        return;
+    }
+    let cluster = Cluster::start(2, 1, &[]);
+    cluster.migrate(0, 2, 100, 199);
+    let addr = cluster.nodes[1].listen.to_string();
+    common::until("every node has learnt of the move", || {
+        let mut command = Command::new("redis-cli");
+        let output = command.args(["--cluster", "check", &addr]).stdin(Stdio::null()).output();
+        let output = output.expect("redis-cli runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let agreed = said.contains("[OK] All nodes agree about slots configuration.")
+            && said.contains("[OK] All 16384 slots covered.");
+        let counted = said.contains("8092 slots") && said.contains("8292 slots");
+        if !(agreed && counted) {
+            eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        }
+        (agreed && counted && output.status.success()).then_some(())
+    });
+}

@@ -5,82 +5,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use common::writers::{StopOnDrop, Written, write_until_stopped};
 use common::{Cluster, NodeProcess, key_of, newest_job, until};
-use lockgate::client::{
-    ClientConfig, ClusterClient, Command, Connection, Outcome, Pipeline, Reply, Timeouts,
-};
-use lockgate_runtime::sync::Mutex;
-use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use lockgate::client::{Command, Connection, Outcome, Pipeline, Reply};
 
 /// Keys that a writer goes round.
 const KEYS: u32 = 40;
-/// Batches that must be acknowledged before a node is killed, and again after it has come back.
-const BATCHES: u64 = 25;
-
-/// What one key's only writer knows of it. Values are numbers that only grow.
-#[derive(Clone, Copy, Debug, Default)]
-struct Known {
-    /// The last number that was acknowledged as synced.
-    synced: u64,
-    /// The last number that was sent.
-    sent: u64,
-}
-
-/// What a writer did, readable while it goes on.
-#[derive(Default)]
-struct Written {
-    keys: Mutex<BTreeMap<String, Known>>,
-    acknowledged: AtomicU64,
-    stop: AtomicBool,
-}
-
-impl Written {
-    fn sending(&self, keys: &[String], number: u64) {
-        keys.iter().for_each(|key| self.keys.lock().entry(key.clone()).or_default().sent = number);
-    }
-
-    fn synced(&self, keys: &[String], number: u64) {
-        keys.iter().for_each(|key| self.keys.lock().entry(key.clone()).or_default().synced = number);
-        self.acknowledged.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Waits for more acknowledgements.
-    fn wait_for_more(&self) {
-        let enough = self.acknowledged.load(Ordering::Relaxed) + BATCHES;
-        until("the writer makes progress", || {
-            (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
-        });
-    }
-
-    /// Every key must hold what was acknowledged last, or something that was sent after that.
-    fn check(&self, client: &mut ClusterClient) {
-        let keys = self.keys.lock().clone();
-        assert!(keys.values().filter(|known| known.synced > 0).count() > 5, "too little was acknowledged");
-        for (key, known) in keys {
-            let read = client.get(key.as_bytes());
-            let Outcome::Acknowledged(value) = read else { panic!("{key}: {read:?}") };
-            let number = value.map_or(0, |value| String::from_utf8_lossy(&value).parse().expect("a number"));
-            let allowed = known.synced..=known.sent;
-            assert!(allowed.contains(&number), "{key} holds {number}, which is not in {allowed:?}");
-        }
-    }
-}
-
-/// Ends the writers also when a test fails: else it would wait for them for ever.
-struct StopOnDrop<'a>(&'a Written);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Sends batches of writes to one node, each closed by WAITAOF, on a new connection whenever one breaks.
 fn write_with_waitaof(node: SocketAddr, keys: &[String], written: &Written) {
     let timeouts = common::patient().timeouts;
@@ -106,27 +37,6 @@ fn write_with_waitaof(node: SocketAddr, keys: &[String], written: &Written) {
         let stored = replies.iter().filter(|reply| **reply == Reply::Simple("OK".into())).count();
         let synced = matches!(replies.last(), Some(Reply::Array(counts)) if counts[0] == Reply::Integer(1));
         if stored == keys.len() && synced {
-            written.synced(keys, number);
-        }
-    }
-}
-
-/// A client that soon gives up, so that a writer notices that it should stop.
-fn hasty() -> ClientConfig {
-    let second = Duration::from_secs(1);
-    ClientConfig { timeouts: Timeouts { connect: second, answer: 15 * second }, retry: second }
-}
-
-/// Writes one key after the other to nodes that acknowledge only what is synced.
-fn write_until_stopped(nodes: &[SocketAddr], keys: &[String], written: &Written) {
-    let mut client = ClusterClient::new(nodes, hasty());
-    for number in 1.. {
-        if written.stopped() {
-            return;
-        }
-        let keys = &keys[number as usize % keys.len()..][..1];
-        written.sending(keys, number);
-        if let Outcome::Acknowledged(()) = client.set(keys[0].as_bytes(), number.to_string().as_bytes()) {
             written.synced(keys, number);
         }
     }

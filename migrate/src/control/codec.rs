@@ -13,6 +13,7 @@ use super::raft::{
     APPEND_BYTES_MAX, ENTRY_BYTES_MAX, HardState, MapSnapshot, Persist, RaftEntry, RaftMessage, Restored,
     SNAPSHOT_BYTES_MAX,
 };
+use super::types::{ClusterId, NodeId};
 use super::validate::Invalid;
 
 /// The longest raft message: entries up to their bound, or one long one, or a snapshot, and what surrounds them.
@@ -27,6 +28,7 @@ const _: () = assert!(RAFT_MESSAGE_BYTES_MAX >= APPEND_BYTES_MAX + ENTRY_BYTES_M
 const ENTRY: Format = Format { what: "control entry", kind: b'E', version: 1, bytes_max: ENTRY_BYTES_MAX };
 const MAP: Format = Format { what: "cluster map", kind: b'M', version: 1, bytes_max: MAP_BYTES_MAX };
 const GENESIS: Format = Format { what: "genesis", kind: b'G', version: 1, bytes_max: MAP_BYTES_MAX };
+const MEMBERSHIP: Format = Format { what: "membership", kind: b'J', version: 1, bytes_max: 64 };
 const MESSAGE: Format =
     Format { what: "raft message", kind: b'R', version: 1, bytes_max: RAFT_MESSAGE_BYTES_MAX };
 const PERSIST: Format =
@@ -162,6 +164,16 @@ pub fn encode_genesis(genesis: &Genesis) -> Result<Vec<u8>, CodecError> {
 /// A genesis from bytes. Whether it makes a valid map shows in [`ClusterMap::genesis`].
 pub fn decode_genesis(bytes: &[u8]) -> Result<Genesis, CodecError> {
     decode(&GENESIS, bytes)
+}
+
+/// A node's place in a cluster that it joined after the beginning, as bytes.
+pub fn encode_membership(cluster: ClusterId, node: NodeId) -> Result<Vec<u8>, CodecError> {
+    encode(&MEMBERSHIP, &(cluster, node))
+}
+
+/// A node's place in a cluster that it joined after the beginning, from bytes.
+pub fn decode_membership(bytes: &[u8]) -> Result<(ClusterId, NodeId), CodecError> {
+    decode(&MEMBERSHIP, bytes)
 }
 
 /// A raft message as bytes.

@@ -28,8 +28,8 @@ pub use self::raft::{
 };
 pub use apply::{CommitOutcome, CommitResult, Effect, Outcome};
 pub use codec::{
-    CodecError, Replay, decode_entry, decode_genesis, decode_map, decode_message, encode_entry,
-    encode_genesis, encode_map, encode_message, encode_persist, sets_voters,
+    CodecError, Replay, decode_entry, decode_genesis, decode_map, decode_membership, decode_message,
+    encode_entry, encode_genesis, encode_map, encode_membership, encode_message, encode_persist, sets_voters,
 };
 pub use entry::{Entry, EntryBody, Evidence, Origin, REASON_BYTES_MAX, SlotEvidence, TooLong};
 pub use map::{

@@ -91,6 +91,8 @@ pub(crate) struct Driver {
     pub(super) receivers: Receivers,
     pub(super) office: Office,
     pub(super) hand_over: Option<HandOver>,
+    /// Told as soon as this node does not lead the control log.
+    retiring: Option<oneshot::Sender<()>>,
     replicas: Replicas,
     /// What this node says to itself, taken in with the next turn.
     loopback: VecDeque<ControlMessage>,
@@ -126,6 +128,7 @@ impl Driver {
             receivers: Receivers::new(Arc::clone(&shared)),
             office: Office::new(shared.config.times, always_synced),
             hand_over: None,
+            retiring: None,
             replicas: Replicas::new(shared.config.times.replica_lost_ns),
             loopback: VecDeque::new(),
             early: Vec::new(),
@@ -166,6 +169,10 @@ impl Driver {
             self.rounds_confirmed(Vec::new());
             let leader = self.raft.leader().map_or(0, |leader| leader.0);
             self.shared.leader.store(leader, Ordering::Relaxed);
+            if let Some(reply) = self.retiring.take_if(|_| !self.raft.is_leader()) {
+                // Who asked may have gone.
+                let _ = reply.send(());
+            }
         }
         Ok(self.log.close().await?)
     }
@@ -194,11 +201,11 @@ impl Driver {
             Input::Fenced(to, report) => self.on_fenced(to, report),
             Input::HandOver(to, reply) => self.begin_hand_over(to, reply),
             Input::Retire(reply) => {
+                // Without an heir there is nothing to wait for.
                 if let Some(heir) = self.raft.best_heir() {
                     self.raft.transfer_to(heir);
+                    self.retiring = Some(reply);
                 }
-                // Who asked may have gone.
-                let _ = reply.send(());
             }
         }
         Ok(())
@@ -255,6 +262,8 @@ impl Driver {
             ControlMessage::Fence { shard, epoch } => self.on_fence(from, shard, epoch),
             ControlMessage::FenceReport(report) => self.on_fence_report(from, report),
             ControlMessage::Yield { shard, epoch, to } => self.on_yield(from, shard, epoch, to),
+            // Noted where it arrived.
+            ControlMessage::Reach { .. } => {}
             ControlMessage::Serving { job } => self.source.target_serves(job, from, now_ns),
             ControlMessage::Released { job } => {
                 tracing::debug!(job = job.0, "released");
@@ -338,8 +347,13 @@ impl Driver {
         if node == self.me.node {
             return self.loopback.push_back(message);
         }
-        if let Some(info) = self.map.nodes.get(&node) {
-            self.peers.send(node, info.link, message);
+        let link = match self.map.nodes.get(&node) {
+            Some(info) => Some(info.link),
+            // A leader that joined after what is applied here.
+            None => self.shared.reach.lock().get(&node).copied(),
+        };
+        if let Some(link) = link {
+            self.peers.send(node, link, message);
         }
     }
 
@@ -416,8 +430,9 @@ impl Driver {
             return;
         }
         let known = self.map.nodes.get(&self.me.node).map(|info| info.incarnation);
-        let is_new = known.is_some_and(|known| known != self.me);
-        if is_new && !self.proposals.any(|body| matches!(body, EntryBody::Restarted { .. })) {
+        if known.is_some_and(|known| known != self.me)
+            && !self.proposals.any(|body| matches!(body, EntryBody::Restarted { .. }))
+        {
             self.propose(EntryBody::Restarted { incarnation: self.me }, None);
         }
     }

@@ -11,6 +11,7 @@ use lockgate_runtime::TcpListener;
 use lockgate_runtime::sync::Arc;
 
 use super::Node;
+use super::control_store;
 use super::messages::{AdminReply, AdminRequest, ControlMessage, KIND_MESSAGE, NodeIdentity, decode, parts};
 use super::peers::hello;
 use super::shared::{Input, Shared};
@@ -31,7 +32,7 @@ pub(crate) async fn serve_links(shared: Arc<Shared>, listener: TcpListener) {
     accept_links(listener, shared.stop.clone(), decide, on_link).await;
 }
 
-/// Only nodes of this cluster, in no older incarnation than the map knows; administrators always.
+/// Only nodes of this cluster that have not left, in no older incarnation than the map knows; administrators always.
 fn admit(shared: &Shared, peer: &Hello) -> Result<Hello, Refusal> {
     let mine = hello(shared, peer.purpose);
     if peer.purpose == Purpose::Admin {
@@ -41,6 +42,11 @@ fn admit(shared: &Shared, peer: &Hello) -> Result<Hello, Refusal> {
     let map = shared.map.load_full();
     let known = map.as_ref().and_then(|map| map.nodes.get(&NodeId(peer.node)));
     let Some(known) = known else {
+        // A member that is behind hears of the newer ones from one of them: it takes their messages, and feeds them nothing.
+        let may_be_new = |map: &ClusterMap| !map.retired.contains(&NodeId(peer.node));
+        if peer.purpose == Purpose::Control && peer.node != 0 && map.as_deref().is_some_and(may_be_new) {
+            return Ok(mine);
+        }
         let words = format!("node {} is not a member of this cluster", peer.node);
         return Err(Refusal::new(RefusalReason::UnknownNode, words));
     };
@@ -82,6 +88,9 @@ async fn take_messages(shared: &Shared, mut receiver: LinkReceiver, from: NodeId
     loop {
         let message = receiver.recv().await?;
         match decode::<ControlMessage>(&message.payload) {
+            Ok(ControlMessage::Reach { link }) => {
+                shared.reach.lock().insert(from, link);
+            }
             Ok(message) => {
                 if !shared.tell(Input::Message(from, message)).await {
                     return Ok(());
@@ -197,6 +206,12 @@ async fn reply(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
             Ok(_) => AdminReply::Done,
             Err(error) => AdminReply::Refused(error.to_string()),
         },
+        AdminRequest::Genesis => match control_store::load_genesis(&shared.engine).await {
+            Ok(Some(genesis)) => AdminReply::Genesis(Box::new(genesis)),
+            Ok(None) => AdminReply::Refused("this node does not belong to a cluster yet".into()),
+            Err(error) => AdminReply::Refused(error.to_string()),
+        },
+        AdminRequest::Join { genesis, node } => join(shared, *genesis, node).await,
         AdminRequest::Status => match (Node { shared: Arc::clone(shared) }).status() {
             Some(status) => AdminReply::Status(Box::new(status)),
             None => AdminReply::Refused("this node does not belong to a cluster yet".into()),
@@ -229,7 +244,24 @@ async fn form(shared: &Arc<Shared>, genesis: Genesis) -> AdminReply {
             "this node belongs to another cluster already; give it an empty data directory".into(),
         );
     }
-    match super::start::join(shared, genesis).await {
+    match super::start::join(shared, genesis, None).await {
+        Ok(()) => AdminReply::Formed,
+        Err(error) => AdminReply::Refused(error.to_string()),
+    }
+}
+
+/// Takes this node into a cluster that exists: durable before it is confirmed, harmless when repeated.
+async fn join(shared: &Arc<Shared>, genesis: Genesis, node: NodeId) -> AdminReply {
+    if let Some(identity) = shared.identity.get() {
+        if (identity.cluster, identity.me.node) == (genesis.cluster, node) {
+            return AdminReply::Formed;
+        }
+        return AdminReply::Refused(format!(
+            "this node is node {} of a cluster already; give it an empty data directory",
+            identity.me.node
+        ));
+    }
+    match super::start::join(shared, genesis, Some(node)).await {
         Ok(()) => AdminReply::Formed,
         Err(error) => AdminReply::Refused(error.to_string()),
     }

@@ -50,6 +50,9 @@ pub(crate) enum ControlMessage {
     Yield { shard: ShardId, epoch: Epoch, to: NodeId },
     /// The target serves the job's slots: target primary to source. The entry that says so follows.
     Serving { job: JobId },
+    /// Where I am reached: the first message on every control link. Who is behind may not have me in its map yet, and must
+    /// answer me to get there.
+    Reach { link: SocketAddr },
 }
 
 /// Administrator to node.
@@ -68,6 +71,15 @@ pub enum AdminRequest {
     },
     /// Propose this change of the cluster, and say what became of it.
     Change(Box<EntryBody>),
+    /// What was your cluster created from?
+    Genesis,
+    /// Become this node of a cluster that was created from this genesis without you. Repeating the same is harmless.
+    Join {
+        /// What the cluster was created from.
+        genesis: Box<Genesis>,
+        /// The number that the cluster knows you by.
+        node: NodeId,
+    },
 }
 
 /// Node to administrator.
@@ -83,6 +95,8 @@ pub enum AdminReply {
     Done,
     /// Not done, and why.
     Refused(String),
+    /// The answer to [`AdminRequest::Genesis`].
+    Genesis(Box<Genesis>),
 }
 
 /// Who a node is, before and after it belongs to a cluster.

@@ -45,7 +45,7 @@ pub use keyspace::{NodeKeyspace, OpError};
 pub use messages::{AdminReply, AdminRequest, NodeIdentity};
 pub use shared::JobProgress;
 pub use start::{NodeBuilder, StartError, admin};
-pub use status::{JobStatus, MemberStatus, NodeStatus, ShardStatus};
+pub use status::{JobStatus, KnownNode, MemberStatus, NodeStatus, ShardStatus};
 
 use crate::control::{ClusterMap, Effect, EntryBody, JobId, Name, NodeId, Outcome, ShardId, SlotRange};
 use crate::job::JobLimits;
@@ -321,7 +321,7 @@ impl Node {
     }
 
     /// Leaves office before a planned stop: hands over the shard that this node leads, if a replica is in sync, and the
-    /// lead of the control log. Takes at most about the node timeout.
+    /// lead of the control log. Takes at most about twice the node timeout.
     pub async fn retire(&self) {
         match self.hand_over(None).await {
             Ok(()) | Err(HandOverError::NotPrimary | HandOverError::Stopped) => {}
@@ -329,8 +329,9 @@ impl Node {
         }
         let (reply, told) = oneshot::channel();
         if self.shared.identity.get().is_some() && self.shared.tell(Input::Retire(reply)).await {
-            // Gone when the driver has ended.
-            let _ = told.await;
+            // Whoever is told to lead is elected within this time, or this node leads until it stops.
+            let limit = Duration::from_nanos(self.shared.config.times.election_ns_max());
+            let _ = lockgate_runtime::timeout(limit, told).await;
         }
     }
 

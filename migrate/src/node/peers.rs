@@ -94,6 +94,8 @@ async fn converse(
 ) -> Result<(), LinkError> {
     let (sender, mut receiver, _) =
         Link::connect(addr, hello(shared, Purpose::Control), CONNECT_TIMEOUT).await?;
+    let reach = ControlMessage::Reach { link: shared.reached_at() };
+    sender.send(KIND_MESSAGE, parts(&reach)).await?;
     let mut next = Some(first);
     while let Some(message) = next {
         sender.send(KIND_MESSAGE, parts(&*message)).await?;

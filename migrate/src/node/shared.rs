@@ -39,7 +39,7 @@ pub(crate) enum Input {
     Fenced(NodeId, FenceReport),
     /// Hand this node's shard over: to that replica, or to any in sync.
     HandOver(Option<NodeId>, HandOverReply),
-    /// Hand the control log's lead over, if this node has it; answered at once.
+    /// Hand the control log's lead over, if this node has it; answered when another one leads, dropped where none can.
     Retire(oneshot::Sender<()>),
     /// The finals of a barrier are on this node's disk, or never will be under this attempt.
     FinalsSynced { job: JobId, attempt: Attempt, result: Result<(), FinalsFault> },
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     pub map_changed: Event,
     /// Who leads the control log as far as this node knows; 0 for nobody.
     pub leader: AtomicU32,
+    /// Where nodes said that they are reached: for those that the map does not have yet.
+    pub reach: Mutex<BTreeMap<NodeId, SocketAddr>>,
     pub acks: ReplicaAcks,
     /// Until when this node may serve its shard, by its clock; 0 while it may not (R6).
     pub lease_until_ns: AtomicU64,
@@ -132,6 +134,13 @@ impl Shared {
             }
         }
         self.stop.stop();
+    }
+
+    /// Where other nodes reach this one: as the cluster knows it, or as this node has it before it is known.
+    pub fn reached_at(&self) -> SocketAddr {
+        let map = self.map.load();
+        let known = map.as_ref().zip(self.identity.get()).and_then(|(map, id)| map.nodes.get(&id.me.node));
+        known.map_or(self.link_addr, |info| info.link)
     }
 
     /// Hands something to the driver, waiting while it is behind. `false` once the node has stopped.

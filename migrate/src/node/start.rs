@@ -18,7 +18,7 @@ use super::links::serve_links;
 use super::messages::{AdminReply, AdminRequest, KIND_MESSAGE, decode, parts};
 use super::shared::{INBOX_MESSAGES_MAX, Identity, Shared};
 use super::{Node, NodeConfig};
-use crate::control::Genesis;
+use crate::control::{Genesis, NodeId};
 use crate::job::JobLimits;
 use crate::office::Times;
 use crate::replica::{AckPolicy, ReplicaAcks};
@@ -104,7 +104,7 @@ impl NodeBuilder {
     }
 
     /// Starts the node. Must be awaited on core 0 of the engine's runtime. A node without a cluster serves nothing and
-    /// waits for an administrator's [`AdminRequest::Form`].
+    /// waits for an administrator's [`AdminRequest::Form`] or [`AdminRequest::Join`].
     pub async fn start(self) -> Result<Node, StartError> {
         let bind_error = |error| StartError::Bind { addr: self.link, error };
         let listener = TcpListener::bind(self.link).await.map_err(bind_error)?;
@@ -118,6 +118,7 @@ impl NodeBuilder {
             map: ArcSwapOption::empty(),
             map_changed: Event::new(),
             leader: AtomicU32::new(0),
+            reach: Mutex::default(),
             acks: ReplicaAcks::default(),
             lease_until_ns: AtomicU64::new(0),
             fences: AtomicU64::new(0),
@@ -148,23 +149,36 @@ impl NodeBuilder {
     }
 }
 
-/// Makes this node a member of the genesis' cluster: durable first, then the driver starts, on core 0.
-pub(super) async fn join(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
+/// Makes this node a member of the genesis' cluster: durable first, then the driver starts, on core 0. `joins_as` is its
+/// number if the genesis does not name it.
+pub(super) async fn join(
+    shared: &Arc<Shared>,
+    genesis: Genesis,
+    joins_as: Option<NodeId>,
+) -> Result<(), StartError> {
     let (tell, joined) = oneshot::channel();
     let runtime = shared.engine.runtime().clone();
     let shared = Arc::clone(shared);
     runtime.spawn_on(0, move || async move {
         // Whoever asked may have gone; what was done stays done.
-        let _ = tell.send(join_here(&shared, genesis).await);
+        let _ = tell.send(join_here(&shared, genesis, joins_as).await);
     });
     joined.await.unwrap_or(Err(StartError::Stopped))
 }
 
-async fn join_here(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
+async fn join_here(
+    shared: &Arc<Shared>,
+    genesis: Genesis,
+    joins_as: Option<NodeId>,
+) -> Result<(), StartError> {
     // Checked before anything is written: a genesis that cannot start must not be what the next start finds.
-    control_store::check_genesis(&shared.engine, &genesis).map_err(StartError::Genesis)?;
+    control_store::check_genesis(&shared.engine, &genesis, joins_as).map_err(StartError::Genesis)?;
     if shared.driver_inbox.lock().is_none() {
         return Err(StartError::Busy);
+    }
+    // The genesis comes last: with it this node is a member.
+    if let Some(node) = joins_as {
+        control_store::save_membership(&shared.engine, genesis.cluster, node).await?;
     }
     control_store::save_genesis(&shared.engine, &genesis).await?;
     run(shared, genesis).await

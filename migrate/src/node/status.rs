@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
-use crate::control::{ClusterMap, NodeId, ShardId, SlotRange, ranges_of};
+use crate::control::{ClusterMap, Incarnation, NodeId, NodeInfo, ShardId, SlotRange, ranges_of};
 
 /// A node's view of the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,12 +14,35 @@ pub struct NodeStatus {
     pub node: NodeId,
     /// Its applied index of the control log.
     pub applied: u64,
-    /// Who leads the control log, as far as it knows.
+    /// Who leads the control log, as far as this node knows.
     pub leader: Option<NodeId>,
-    /// The shards.
+    /// Whether this node has the lease of a shard that it leads, at this moment.
+    pub lease_held: bool,
+    /// The node timeout that this node goes by, in milliseconds.
+    pub node_timeout_ms: u64,
+    /// The lowest number that no node has had yet.
+    pub next_node: NodeId,
+    /// The nodes, in the order of their numbers.
+    pub nodes: Vec<KnownNode>,
+    /// The shards, in the order of their numbers.
     pub shards: Vec<ShardStatus>,
     /// Jobs, oldest first.
     pub jobs: Vec<JobStatus>,
+}
+
+/// One node in a [`NodeStatus`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KnownNode {
+    /// Its number, data directory and boot.
+    pub incarnation: Incarnation,
+    /// The name that clients know it by, 40 hexadecimal digits.
+    pub name: String,
+    /// Where other nodes reach it.
+    pub link: SocketAddr,
+    /// Where clients reach it.
+    pub listen: SocketAddr,
+    /// Whether it votes in the control log.
+    pub voter: bool,
 }
 
 /// One shard in a [`NodeStatus`].
@@ -29,6 +52,10 @@ pub struct ShardStatus {
     pub id: ShardId,
     /// Its epoch.
     pub epoch: u64,
+    /// Who leads it.
+    pub primary: NodeId,
+    /// Whether nobody does: the primary was started again, and its shard has not failed over yet.
+    pub is_vacant: bool,
     /// Its members, the primary first.
     pub members: Vec<MemberStatus>,
     /// The slots that it owns.
@@ -46,6 +73,25 @@ pub struct MemberStatus {
     pub in_sync: bool,
     /// Whether it votes in the control log.
     pub voter: bool,
+}
+
+impl NodeStatus {
+    /// The node with this number.
+    pub fn known(&self, node: NodeId) -> Option<&KnownNode> {
+        self.nodes.iter().find(|known| known.incarnation.node == node)
+    }
+
+    /// The shard that a node is a member of.
+    pub fn shard_of(&self, node: NodeId) -> Option<&ShardStatus> {
+        self.shards.iter().find(|shard| shard.members.iter().any(|member| member.node == node))
+    }
+}
+
+impl ShardStatus {
+    /// Who follows.
+    pub fn replicas(&self) -> impl Iterator<Item = &MemberStatus> {
+        self.members.iter().filter(|member| member.node != self.primary)
+    }
 }
 
 /// One job in a [`NodeStatus`].
@@ -95,9 +141,29 @@ impl Node {
             node: identity.me.node,
             applied: map.applied,
             leader: self.leader(),
+            lease_held: self.holds_lease(),
+            node_timeout_ms: self.shared.config.times.node_timeout_ns / 1_000_000,
+            next_node: next_node(&map),
+            nodes: map.nodes.values().map(known_node).collect(),
             shards,
             jobs: jobs.collect(),
         })
+    }
+}
+
+/// Numbers of nodes that left are not used again.
+fn next_node(map: &ClusterMap) -> NodeId {
+    let last = map.nodes.keys().chain(&map.retired).max();
+    NodeId(last.map_or(0, |node| node.0) + 1)
+}
+
+fn known_node(info: &NodeInfo) -> KnownNode {
+    KnownNode {
+        incarnation: info.incarnation,
+        name: info.name.to_string(),
+        link: info.link,
+        listen: info.listen,
+        voter: info.voter,
     }
 }
 
@@ -109,5 +175,8 @@ fn shard_status(map: &ClusterMap, id: ShardId) -> ShardStatus {
         Some(MemberStatus { node, listen: info.listen, in_sync, voter: info.voter })
     });
     let owned = lockgate_engine::Slot::all().filter(|slot| map.slots[*slot].shard == Some(id));
-    ShardStatus { id, epoch: shard.epoch.0, members: members.collect(), slots: ranges_of(owned) }
+    let primary = shard.primary.node;
+    let is_vacant = map.nodes.get(&primary).is_none_or(|info| info.incarnation != shard.primary);
+    let (epoch, members) = (shard.epoch.0, members.collect());
+    ShardStatus { id, epoch, primary, is_vacant, members, slots: ranges_of(owned) }
 }

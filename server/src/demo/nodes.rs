@@ -15,7 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::CommandError;
 
 /// How long a node may take to stop when asked, before it is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may try to leave office first.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(1);
 /// Pause between two looks at whether it has.
 const STOP_LOOK: Duration = Duration::from_millis(10);
 
@@ -192,8 +194,14 @@ impl Drop for NodeProcess {
 /// Stops all nodes in good order; those that do not stop in time are killed and named.
 pub fn stop_all(mut nodes: Vec<NodeProcess>) -> Vec<PathBuf> {
     nodes.iter().for_each(NodeProcess::ask_to_stop);
-    let give_up = Instant::now() + STOP_LIMIT;
-    while nodes.iter_mut().any(|node| node.ended().is_none()) && Instant::now() < give_up {
+    let asked = Instant::now();
+    let mut is_hurried = false;
+    while nodes.iter_mut().any(|node| node.ended().is_none()) && asked.elapsed() < STOP_LIMIT {
+        // By then nobody is left to hand a shard over to: asked again, a node stops without.
+        if !is_hurried && asked.elapsed() > HAND_OVER_LIMIT {
+            nodes.iter().for_each(NodeProcess::ask_to_stop);
+            is_hurried = true;
+        }
         std::thread::sleep(STOP_LOOK);
     }
     let late = nodes.iter_mut().filter_map(|node| node.ended().is_none().then(|| node.output.clone()));

@@ -7,6 +7,8 @@
 // Each test binary uses its part of this.
 #![allow(dead_code)]
 
+pub mod writers;
+
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +17,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use lockgate::client::{ClientConfig, ClientError, ClusterClient, Connection, Reply, Timeouts};
+use lockgate::survey::Survey;
 use lockgate_engine::Slot;
+use lockgate_migrate::control::NodeId;
+use lockgate_migrate::node::{NodeStatus, ShardStatus};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -155,7 +160,8 @@ impl NodeProcess {
         self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).expect("a process has an id");
         kill_process(pid, signal).expect("a child that was not waited for can be signalled");
     }
@@ -183,6 +189,36 @@ impl NodeProcess {
     /// What all its starts wrote to standard error.
     pub fn output(&self) -> String {
         fs::read_to_string(output_of(&self.data)).expect("text")
+    }
+
+    /// How the cluster is, as it sees it; `None` if it does not answer, or has none.
+    pub fn survey(&self) -> Option<Survey> {
+        let json = lockgate(&["cluster", "status", "--json", &self.link.to_string()]).ok()?;
+        Some(serde_json::from_str(&json).expect("status is JSON"))
+    }
+
+    /// Waits until the map that it has applied is as wanted.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let last = self.survey().map(|survey| survey.seen);
+            match last {
+                Some(status) if wanted(&status) => return status,
+                _ => assert!(Instant::now() < give_up, "not within {PATIENCE:?}: {what}; it is {last:#?}"),
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
+    }
+
+    /// Waits until shard 1 is led by `primary`, or by any node, with so many members in sync, all that it has.
+    pub fn wait_until_whole(&self, primary: Option<u32>, members: usize) -> ShardStatus {
+        let shard = |status: &NodeStatus| status.shards.first().cloned().expect("a shard");
+        let status = self.wait_for("the shard is led and all its members are in sync", |status| {
+            let shard = shard(status);
+            let led = !shard.is_vacant && primary.is_none_or(|primary| shard.primary == NodeId(primary));
+            led && shard.members.len() == members && shard.members.iter().all(|member| member.in_sync)
+        });
+        shard(&status)
     }
 
     /// Waits until it answers for this key, whatever the value.
@@ -222,7 +258,7 @@ pub struct Cluster {
     /// Shard by shard, the primary first.
     pub nodes: Vec<NodeProcess>,
     // After the nodes: they use it.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -233,7 +269,19 @@ impl Cluster {
             .map(|number| NodeProcess::start(&folder.path().join(format!("node-{number}")), options))
             .collect();
         form(&nodes, replicas);
-        Cluster { nodes, _folder: folder }
+        Cluster { nodes, folder }
+    }
+
+    /// Starts one more node, with an empty directory. It does not belong to the cluster yet.
+    pub fn start_another(&mut self, options: &[&str]) {
+        let data = self.folder.path().join(format!("node-{}", self.nodes.len()));
+        self.nodes.push(NodeProcess::start(&data, options));
+    }
+
+    /// Runs a subcommand that asks a node, by way of this one.
+    pub fn operate(&self, at: usize, args: &[&str]) -> Result<String, String> {
+        let link = self.nodes[at].link.to_string();
+        lockgate(&[args, &["--node", &link]].concat())
     }
 
     /// A client that knows all nodes.
@@ -267,6 +315,14 @@ impl Cluster {
             matches!(job.state.as_str(), "success" | "failed" | "cancelled").then_some(job)
         })
     }
+}
+
+/// What the binary prints when it is run with these words, or why it fails.
+pub fn lockgate(args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
+    let output = command.args(args).stdin(Stdio::null()).output().expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text").trim_end().to_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
 /// The words that move slots.

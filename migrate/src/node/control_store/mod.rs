@@ -1,4 +1,5 @@
-//! The control log on disk: the genesis in a file of its own, and consensus' records in a log like the engine's.
+//! The control log on disk: the genesis in a file of its own, beside it the number of a node that came later, and
+//! consensus' records in a log like the engine's.
 //!
 //! Invariants: what [`append`] returns must be synced before a message that rests on it is sent. Recovery is the newest
 //! snapshot and the records after it ([`mod@log`]); the genesis is the first snapshot.
@@ -16,8 +17,9 @@ use lockgate_runtime::fs;
 
 use super::driver::DriverError;
 use crate::control::{
-    ClusterMap, CodecError, Genesis, Incarnation, MapSnapshot, Members, NodeId, Persist, RaftConfig,
-    RaftCore, RaftError, Replay, Restored, decode_genesis, decode_map, encode_genesis, encode_map,
+    ClusterId, ClusterMap, CodecError, Genesis, Incarnation, MapSnapshot, Members, NodeId, Persist,
+    RaftConfig, RaftCore, RaftError, Replay, Restored, decode_genesis, decode_map, decode_membership,
+    encode_genesis, encode_map, encode_membership,
 };
 
 pub(crate) use log::{Appended, ControlLog};
@@ -25,6 +27,8 @@ use log::{KIND_CONSENSUS, create, forget, log_name, number_of_file, remove_files
 
 /// Name of the file that holds the genesis.
 const GENESIS_FILE: &str = "cluster";
+/// Name of the file that holds the number of a node that the genesis does not name.
+const MEMBERSHIP_FILE: &str = "membership";
 
 /// Why the control log or the genesis cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,18 @@ pub enum StoreError {
     /// The genesis file is damaged.
     #[error("{}: the genesis is damaged ({why}); restore the file from another node of the cluster", path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file with this node's number is damaged.
+    #[error(
+        "{}: this node's number is damaged ({why}); start it with an empty data directory, and put it into its own place \
+         under a new number",
+        path.display()
+    )]
+    DamagedMembership {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -105,6 +121,29 @@ pub(crate) async fn save_genesis(engine: &Engine, genesis: &Genesis) -> Result<(
     fs::write_atomic(&path, encode_genesis(genesis)?).await.map_err(|error| StoreError::Io { path, error })
 }
 
+/// The number under which this directory joined that cluster after its beginning, if it did.
+async fn load_membership(engine: &Engine, cluster: ClusterId) -> Result<Option<NodeId>, StoreError> {
+    let path = engine.path().join(MEMBERSHIP_FILE);
+    if !fs::exists(&path).await {
+        return Ok(None);
+    }
+    let bytes = fs::read(&path).await.map_err(|error| StoreError::Io { path: path.clone(), error })?;
+    let (of, node) = decode_membership(&bytes)
+        .map_err(|error| StoreError::DamagedMembership { path, why: error.to_string() })?;
+    Ok((of == cluster).then_some(node))
+}
+
+/// Makes the number durable under which this directory joins a cluster. It counts once the genesis is there too.
+pub(crate) async fn save_membership(
+    engine: &Engine,
+    cluster: ClusterId,
+    node: NodeId,
+) -> Result<(), StoreError> {
+    let path = engine.path().join(MEMBERSHIP_FILE);
+    let bytes = encode_membership(cluster, node)?;
+    fs::write_atomic(&path, bytes).await.map_err(|error| StoreError::Io { path, error })
+}
+
 /// Name of the file that says that answers of this directory's node did not always wait for its disk.
 const UNSYNCED_ANSWERS_FILE: &str = "unsynced-answers";
 
@@ -121,18 +160,31 @@ pub(crate) async fn always_synced(engine: &Engine, synced: bool) -> Result<bool,
     Ok(synced)
 }
 
-/// Checks that a genesis is sound and names this directory.
-pub(crate) fn check_genesis(engine: &Engine, genesis: &Genesis) -> Result<NodeId, String> {
+/// Checks that a genesis is sound, and finds this directory's number: the genesis names it, or it joined as another one.
+pub(crate) fn check_genesis(
+    engine: &Engine,
+    genesis: &Genesis,
+    joins_as: Option<NodeId>,
+) -> Result<NodeId, String> {
     let directory = engine.boot().directory_id;
-    ClusterMap::genesis(genesis.clone()).map_err(|error| error.to_string())?;
+    let map = ClusterMap::genesis(genesis.clone()).map_err(|error| error.to_string())?;
     let mine = genesis.nodes.iter().find(|info| info.incarnation.directory == directory);
-    mine.map(|info| info.incarnation.node)
-        .ok_or_else(|| "the genesis does not name this node's data directory".into())
+    match (mine.map(|info| info.incarnation.node), joins_as) {
+        (Some(named), None) => Ok(named),
+        (Some(named), Some(node)) if named == node => Ok(named),
+        (Some(named), Some(node)) => Err(format!("the genesis names this node {named}, not {node}")),
+        (None, Some(node)) if node.0 == 0 || map.nodes.contains_key(&node) => {
+            Err(format!("node number {node} cannot be given to a node that joins later"))
+        }
+        (None, Some(node)) => Ok(node),
+        (None, None) => Err("the genesis does not name this node's data directory".into()),
+    }
 }
 
 /// Recovers the control log and restores consensus and the map from it.
 pub(crate) async fn open(engine: &Engine, genesis: Genesis) -> Result<Opened, StoreError> {
-    let node = check_genesis(engine, &genesis).map_err(StoreError::Foreign)?;
+    let joined_as = load_membership(engine, genesis.cluster).await?;
+    let node = check_genesis(engine, &genesis, joined_as).map_err(StoreError::Foreign)?;
     let boot = engine.boot();
     let me = Incarnation { node, directory: boot.directory_id, boot: boot.number };
     let first = ClusterMap::genesis(genesis).map_err(|error| StoreError::Foreign(error.to_string()))?;
