@@ -83,8 +83,8 @@ pub enum OperationError {
         /// What happened.
         error: FormationError,
     },
-    /// The new node has a cluster already.
-    #[error("{0} belongs to another cluster already: start it with an empty data directory")]
+    /// The new node has a cluster already, or had this one.
+    #[error("{0} was part of a cluster already: start it with an empty data directory")]
     Taken(SocketAddr),
     /// The new node does not get to know the cluster.
     #[error(

@@ -283,8 +283,9 @@ fn nodes_and_shards_say_the_same_as_the_slots() {
     cluster.operate(0, &["failover", "1", "--to", "2"]).expect("the second node leads");
     cluster.nodes[3].kill();
     cluster.nodes[0].wait_for("the dead replica is out of sync, the old primary in sync", |status| {
-        let in_sync = status.shards.iter().flat_map(|shard| &shard.members).filter(|member| member.in_sync);
-        in_sync.count() == 3
+        let members = status.shards.iter().flat_map(|shard| &shard.members);
+        let in_sync = members.filter(|member| member.in_sync).map(|member| member.node.0);
+        in_sync.collect::<Vec<_>>() == [2, 1, 3]
     });
     let node = &cluster.nodes[0];
     let ports: Vec<u16> = cluster.addrs().iter().map(|addr| addr.port()).collect();

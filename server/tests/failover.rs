@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::writers::under_writes;
 use common::{Cluster, NodeProcess, key_of, until};
+use lockgate::client::Reply;
 use lockgate_migrate::control::NodeId;
 use rustix::process::Signal;
 
@@ -135,6 +136,32 @@ fn a_whole_cluster_is_restarted_node_by_node_under_writes() {
             }
         }
     });
+}
+
+#[test]
+fn a_write_waits_for_no_replica_where_that_was_asked_for() {
+    let cluster = Cluster::start(1, 1, &["--ack", "primary", "--node-timeout-ms", "10000"]);
+    cluster.nodes[1].pause();
+    let answer = cluster.nodes[0].ask(&["SET", "key", "value"]);
+    assert_eq!(answer, Ok(Reply::Simple("OK".into())));
+    let status = cluster.nodes[0].survey().expect("it answers").seen;
+    assert!(status.shards[0].replicas().all(|member| member.in_sync), "nobody counts it as lost yet");
+}
+
+#[test]
+fn too_few_members_in_sync_take_no_writes() {
+    let mut cluster = Cluster::start(1, 1, &["--min-in-sync", "2"]);
+    assert!(cluster.nodes[0].ask(&["SET", "key", "one"]).is_ok());
+    cluster.nodes[1].kill();
+    cluster.nodes[0].wait_for("the dead replica leaves the in-sync set", |status| {
+        status.shards[0].replicas().all(|member| !member.in_sync)
+    });
+    let refused = cluster.nodes[0].ask(&["SET", "key", "two"]).expect_err("it is refused");
+    assert!(refused.starts_with("NOREPLICAS"), "{refused}");
+    assert_eq!(cluster.nodes[0].ask(&["GET", "key"]), Ok(Reply::Bulk(b"one".to_vec())));
+    cluster.nodes[1].restart();
+    cluster.nodes[0].wait_until_whole(Some(1), 2);
+    assert!(cluster.nodes[0].ask(&["SET", "key", "two"]).is_ok());
 }
 
 #[test]

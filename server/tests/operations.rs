@@ -13,10 +13,15 @@ use lockgate_migrate::node::NodeStatus;
 /// Keys that must still be there in the end.
 const KEYS: u16 = 200;
 
+/// The number of the first of them; the writers' are lower.
+const LOADED: u32 = 1_000;
+
 /// Writes some keys of all slots. Returns what they hold.
 fn load(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
     let data: BTreeMap<String, Vec<u8>> = (0..KEYS)
-        .map(|number| (key_of(number * 81, number.into()), format!("value {number}").into_bytes()))
+        .map(|number| {
+            (key_of(number * 81, LOADED + u32::from(number)), format!("value {number}").into_bytes())
+        })
         .collect();
     let mut client = cluster.client();
     for (key, value) in &data {

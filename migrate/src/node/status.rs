@@ -121,7 +121,7 @@ impl Node {
     /// What this node's applied map and its own jobs say; `None` before it belongs to a cluster.
     pub fn status(&self) -> Option<NodeStatus> {
         let (map, identity) = (self.map()?, self.shared.identity.get()?);
-        let shards = map.shards.iter().map(|(&id, _)| shard_status(&map, id)).collect();
+        let shards = map.shards.iter().map(|(&id, _)| shard_status(&map, &identity.me, id)).collect();
         let progress = self.shared.progress.lock().clone();
         let jobs = map.jobs.values().map(|job| {
             let report = progress.get(&job.id);
@@ -144,7 +144,7 @@ impl Node {
             lease_held: self.holds_lease(),
             node_timeout_ms: self.shared.config.times.node_timeout_ns / 1_000_000,
             next_node: next_node(&map),
-            nodes: map.nodes.values().map(known_node).collect(),
+            nodes: map.nodes.values().map(|info| known_node(info, &identity.me)).collect(),
             shards,
             jobs: jobs.collect(),
         })
@@ -157,9 +157,14 @@ fn next_node(map: &ClusterMap) -> NodeId {
     NodeId(last.map_or(0, |node| node.0) + 1)
 }
 
-fn known_node(info: &NodeInfo) -> KnownNode {
+/// What a node is known as; of itself this one knows better than a map that has yet to hear of its start.
+fn known_as(info: &NodeInfo, me: &Incarnation) -> Incarnation {
+    if info.incarnation.node == me.node { *me } else { info.incarnation }
+}
+
+fn known_node(info: &NodeInfo, me: &Incarnation) -> KnownNode {
     KnownNode {
-        incarnation: info.incarnation,
+        incarnation: known_as(info, me),
         name: info.name.to_string(),
         link: info.link,
         listen: info.listen,
@@ -167,16 +172,16 @@ fn known_node(info: &NodeInfo) -> KnownNode {
     }
 }
 
-fn shard_status(map: &ClusterMap, id: ShardId) -> ShardStatus {
+fn shard_status(map: &ClusterMap, me: &Incarnation, id: ShardId) -> ShardStatus {
     let shard = &map.shards[&id];
     let members = shard.members().filter_map(|node| {
         let info = map.nodes.get(&node)?;
-        let in_sync = shard.in_sync.get(&node) == Some(&info.incarnation.boot);
+        let in_sync = shard.in_sync.get(&node) == Some(&known_as(info, me).boot);
         Some(MemberStatus { node, listen: info.listen, in_sync, voter: info.voter })
     });
     let owned = lockgate_engine::Slot::all().filter(|slot| map.slots[*slot].shard == Some(id));
     let primary = shard.primary.node;
-    let is_vacant = map.nodes.get(&primary).is_none_or(|info| info.incarnation != shard.primary);
+    let is_vacant = map.nodes.get(&primary).is_none_or(|info| known_as(info, me) != shard.primary);
     let (epoch, members) = (shard.epoch.0, members.collect());
     ShardStatus { id, epoch, primary, is_vacant, members, slots: ranges_of(owned) }
 }
