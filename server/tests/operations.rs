@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 
 use common::writers::under_writes;
 use common::{Cluster, NodeProcess, key_of};
+use futures_util::{StreamExt, stream};
 use lockgate::client::Outcome;
-use lockgate_migrate::control::NodeId;
+use lockgate::operations;
+use lockgate_migrate::control::{EntryBody, NodeId, ShardId};
 use lockgate_migrate::node::NodeStatus;
+use lockgate_runtime::Runtime;
 
 /// Keys that must still be there in the end.
 const KEYS: u16 = 200;
@@ -159,6 +162,35 @@ fn a_node_that_was_away_hears_from_a_leader_that_it_has_never_heard_of() {
     // And so does one that knows nothing but how the cluster began.
     add_node(&mut cluster, 5);
     cluster.nodes[0].wait_until_whole(Some(1), 3);
+    check(&cluster, &data);
+}
+
+/// More entries than a control log keeps before it is begun anew with a snapshot.
+const ENTRIES: u32 = 4_400;
+
+#[test]
+fn a_node_joins_when_the_beginning_of_the_control_log_is_gone() {
+    let mut cluster = Cluster::start(1, 1, &[]);
+    let data = load(&cluster);
+    let any = cluster.nodes[0].link;
+    let runtime = Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("a core");
+    runtime.block_on(0, move || async move {
+        // Each changes nothing, and is an entry all the same.
+        let same = || EntryBody::SetReplicas { shard: ShardId(1), replicas: vec![NodeId(2)] };
+        let mut left = stream::iter(0..ENTRIES).map(|_| operations::change(any, same())).buffer_unordered(50);
+        while let Some(changed) = left.next().await {
+            changed.expect("it is decided");
+        }
+    });
+    runtime.shutdown();
+    assert!(cluster.nodes[0].output().contains("the control log was compacted"));
+    add_node(&mut cluster, 3);
+    cluster.operate(2, &["cluster", "set-replicas", "1", "2", "3"]).expect("it follows");
+    cluster.nodes[2].wait_until_whole(Some(1), 3);
+    // From its own directory it goes on with that snapshot.
+    cluster.nodes[2].kill();
+    cluster.nodes[2].restart();
+    cluster.nodes[2].wait_until_whole(Some(1), 3);
     check(&cluster, &data);
 }
 

@@ -46,6 +46,11 @@ impl Members {
         !self.outgoing.is_empty()
     }
 
+    /// Whether a node is in it: raft lets only such a one take a snapshot of it.
+    pub fn takes_part(&self, node: NodeId) -> bool {
+        [&self.voters, &self.learners, &self.outgoing].iter().any(|list| list.binary_search(&node).is_ok())
+    }
+
     /// What contradicts itself, if anything. Raft panics on such a configuration.
     pub(in crate::control) fn check(&self) -> Result<(), &'static str> {
         let lists = [&self.voters, &self.learners, &self.outgoing, &self.learners_next];

@@ -4,6 +4,7 @@
 //! - A snapshot holds the map after the entry at its index, and the configuration then: nothing before it is needed.
 //! - It counts only when it is on the disk. Until then nothing of it is acknowledged, and the owner does not have it.
 //! - A leader keeps a tail of what a snapshot covers, so that a member that is a little behind needs entries only.
+//! - A member is sent only a snapshot whose configuration it is part of. Where it joined later, a new one is taken first.
 //! - Raft waits for ever for the answer to a snapshot that it sent. What gets lost is sent again after a while.
 
 use raft::{ProgressState, SnapshotStatus, Storage, eraftpb};
@@ -100,6 +101,12 @@ impl RaftCore {
     /// The index of the newest snapshot: what was applied after it could be compacted.
     pub fn snapshot_index(&self) -> u64 {
         self.raw.store().snapshot_index()
+    }
+
+    /// Whether this member leads one that joined after the newest snapshot, and that needs one: then a new one is due.
+    pub fn lacks_snapshot_for_member(&self) -> bool {
+        let ids = self.raw.raft.prs().iter().filter_map(|(id, _)| NodeId::from_raft_id(*id));
+        self.is_leader() && self.raw.store().cannot_bring_up(ids)
     }
 
     /// Everything that this member's disk must have, as one record: a log that begins with it needs no other.

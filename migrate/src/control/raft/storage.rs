@@ -8,6 +8,8 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::message::RaftEntry;
 use super::snapshot::{MapSnapshot, TAIL_BYTES_MAX};
+use crate::control::map::GENESIS_INDEX;
+use crate::control::types::NodeId;
 
 /// The raft log in memory.
 pub(super) struct MemoryLog {
@@ -67,6 +69,13 @@ impl MemoryLog {
     /// The index of the newest snapshot.
     pub(super) fn snapshot_index(&self) -> u64 {
         self.snapshot.as_ref().map_or(self.start_index, |snapshot| snapshot.index)
+    }
+
+    /// Whether one of these nodes could neither be sent all entries nor the newest snapshot.
+    pub(super) fn cannot_bring_up(&self, nodes: impl IntoIterator<Item = NodeId>) -> bool {
+        let Some(snapshot) = &self.snapshot else { return false };
+        // With every entry after the genesis there, nobody needs a snapshot.
+        self.start_index > GENESIS_INDEX && nodes.into_iter().any(|node| !snapshot.members.takes_part(node))
     }
 
     /// The newest snapshot, and the entries after it.
@@ -134,9 +143,13 @@ impl Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // Who joined after a snapshot would refuse it, without a word: its leader is to take a new one.
+        let is_for = |snapshot: &MapSnapshot| {
+            NodeId::from_raft_id(to).is_some_and(|node| snapshot.members.takes_part(node))
+        };
         match &self.snapshot {
-            Some(snapshot) if snapshot.index >= request_index => Ok(snapshot.to_raft()),
+            Some(snapshot) if snapshot.index >= request_index && is_for(snapshot) => Ok(snapshot.to_raft()),
             _ => Err(StorageError::SnapshotTemporarilyUnavailable.into()),
         }
     }

@@ -114,6 +114,8 @@ struct Inner {
     limits: CompactLimits,
     /// After a failure, the applied index at which it is tried again.
     not_before: u64,
+    /// Whether a member needs a newer snapshot, as of this applied index.
+    wanted: (u64, bool),
 }
 
 /// The control log on disk. All handles are one; they live on the driver's core.
@@ -133,6 +135,7 @@ impl ControlLog {
             next: Next::None,
             limits: CompactLimits::default(),
             not_before: 0,
+            wanted: (0, false),
         };
         ControlLog { inner: Rc::new(RefCell::new(inner)) }
     }
@@ -159,7 +162,10 @@ impl ControlLog {
     pub fn compact_if_due(&self, raft: &mut RaftCore, map: &ClusterMap) -> Result<(), DriverError> {
         let mut inner = self.inner.borrow_mut();
         let entries = map.applied.saturating_sub(raft.snapshot_index());
-        let due = entries >= inner.limits.entries || inner.bytes >= inner.limits.bytes;
+        if inner.wanted.0 != map.applied {
+            inner.wanted = (map.applied, raft.lacks_snapshot_for_member());
+        }
+        let due = entries >= inner.limits.entries || inner.bytes >= inner.limits.bytes || inner.wanted.1;
         // A snapshot that came from the leader is kept, and the owner has yet to install it.
         let is_behind = map.applied != raft.applied();
         if !due || is_behind || map.applied < inner.not_before {
@@ -230,7 +236,7 @@ impl Inner {
         let end = append_record(&next, &record)?;
         let old = std::mem::replace(&mut self.log, next.clone());
         let old_number = std::mem::replace(&mut self.number, self.next_number - 1);
-        (self.bytes, self.next) = (0, Next::None);
+        (self.bytes, self.next, self.wanted) = (0, Next::None, (0, false));
         tracing::info!(log = self.number, bytes = record.len(), "the control log was compacted");
         lockgate_runtime::spawn(give_back(self.engine.clone(), (old, old_number), (next, end)));
         Ok(())
