@@ -108,6 +108,12 @@ impl RaftGroup {
         self.members.insert(id, Member::start(id, member.genesis, member.disk));
     }
 
+    /// A member that the genesis does not name: it has nothing, and hears of itself from the others.
+    pub(super) fn join(&mut self, id: u32) {
+        let genesis = self.members[&1].genesis.clone();
+        self.members.insert(id, Member::start(id, genesis, Vec::new()));
+    }
+
     fn run_ready(&mut self, id: u32) {
         let member = self.members.get_mut(&id).unwrap();
         while let Some(ready) = member.core.ready() {

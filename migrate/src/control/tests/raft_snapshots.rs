@@ -51,6 +51,27 @@ fn a_member_that_is_far_behind_gets_a_snapshot() {
 }
 
 #[test]
+fn who_joined_after_the_snapshot_is_brought_up_by_a_newer_one() {
+    let mut group = RaftGroup::new(3, 0);
+    group.elect(1);
+    fill(&mut group, 1, 2 * TAIL_ENTRIES);
+    group.member(1).compact();
+    assert!(!group.core(1).lacks_snapshot_for_member());
+    group.join(4);
+    group.propose_body(1, EntryBody::AddNode(node_info(4, false))).unwrap();
+    group.settle();
+    group.tick(30);
+    assert_eq!(group.members[&4].installed, 0, "it would refuse what does not name it");
+    assert!(group.core(1).lacks_snapshot_for_member());
+    assert!(!group.core(2).lacks_snapshot_for_member(), "only a leader brings others up");
+    group.member(1).compact();
+    assert!(!group.core(1).lacks_snapshot_for_member());
+    group.tick(30);
+    assert_eq!(group.members[&4].installed, 1);
+    assert_eq!(group.agreed(&[1, 2, 3, 4]).learners, [NodeId(4)]);
+}
+
+#[test]
 fn a_restart_begins_with_the_snapshot() {
     let mut group = RaftGroup::new(3, 2);
     group.elect(1);
