@@ -79,7 +79,8 @@ impl FromStr for Point {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Point, String> {
-        let wrong = || format!("{text:?} is not of the form source-primary:kill:17 (kinds: kill, pause, cut)");
+        let wrong =
+            || format!("{text:?} is not of the form source-primary:kill:17 (kinds: kill, pause, cut)");
         let mut parts = text.split(':');
         let (Some(role), Some(kind), Some(polls), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -178,10 +179,11 @@ impl Enumeration {
         let found = Rc::new(RefCell::new(Finalize::default()));
         let seen = Rc::clone(&found);
         // It waits for a poll that never comes, so that this history is that of the other runs.
-        let report = run_watched(&plan(seed, vec![fault_after(0, u64::MAX, Kind::Kill)]), |cluster, watch| {
-            let (cluster, watch) = (Rc::clone(cluster), Rc::clone(watch));
-            Box::new(move || seen.borrow_mut().look(&cluster, &watch.borrow()))
-        });
+        let report =
+            run_watched(&plan(seed, vec![fault_after(0, u64::MAX, Kind::Kill)]), |cluster, watch| {
+                let (cluster, watch) = (Rc::clone(cluster), Rc::clone(watch));
+                Box::new(move || seen.borrow_mut().look(&cluster, &watch.borrow()))
+            });
         if let Some(Violation { oracle, what, .. }) = report.violation {
             return Err(format!("the run without faults is violated: {oracle}: {what}"));
         }
@@ -197,9 +199,11 @@ impl Enumeration {
         let kinds = |participant: &Participant| {
             let (role, polls) = (participant.role, participant.polls());
             let points = move |kind| {
-                (0..=polls)
-                    .step_by(stride.max(1) as usize)
-                    .map(move |polls| Point { role: role.to_owned(), kind, polls })
+                (0..=polls).step_by(stride.max(1) as usize).map(move |polls| Point {
+                    role: role.to_owned(),
+                    kind,
+                    polls,
+                })
             };
             Kind::ALL.into_iter().flat_map(points).collect::<Vec<_>>()
         };

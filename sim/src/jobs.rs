@@ -39,6 +39,7 @@ impl Known {
 #[derive(Default)]
 pub struct Reached {
     by_step: RefCell<BTreeMap<Step, Vec<JobId>>>,
+    failovers: RefCell<Vec<ShardId>>,
     changed: Event,
 }
 
@@ -52,6 +53,22 @@ impl Reached {
             }
             changed.await;
         }
+    }
+
+    /// Waits until the `nth` failover to another node.
+    pub async fn nth_failover(&self, nth: usize) {
+        loop {
+            let changed = self.changed.listen();
+            if self.failovers.borrow().len() > nth {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// The shard that failed over to another node last.
+    pub fn last_failover(&self) -> Option<ShardId> {
+        self.failovers.borrow().last().copied()
     }
 
     /// How many jobs have reached `step`.
@@ -101,6 +118,10 @@ impl Jobs {
                 let concerned = |job: &Known| (job.source == id || job.target == id) && job.is_finalizing();
                 let at_finalize = u64::from(self.known.values().any(concerned));
                 // Of epochs that no map showed nobody knows who led; they are not counted.
+                if leader != now.1 {
+                    self.reached.failovers.borrow_mut().push(id);
+                    self.reached.changed.notify_all();
+                }
                 let counted = if leader == now.1 { &mut self.returns } else { &mut self.failovers };
                 *counted = (counted.0 + 1, counted.1 + at_finalize);
             }

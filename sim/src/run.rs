@@ -218,10 +218,7 @@ impl Parts {
 /// end. A node whose lease is over by other clocks than its own may answer with what was.
 fn without_reads(history: &[Operation], last_reader: u32) -> Vec<Operation> {
     let rests_on_a_lease = |reply: &Reply| {
-        matches!(
-            reply,
-            Reply::Value(_) | Reply::Set(false) | Reply::Deleted(false) | Reply::Expiring(false)
-        )
+        matches!(reply, Reply::Value(_) | Reply::Set(false) | Reply::Deleted(false) | Reply::Expiring(false))
     };
     let is_kept = |operation: &&Operation| match &operation.outcome {
         Outcome::Returned { reply, .. } => operation.client == last_reader || !rests_on_a_lease(reply),

@@ -28,6 +28,8 @@ pub struct Seen {
     pub lease_since_ns: u64,
     /// How often it was fenced.
     pub fences: u64,
+    /// Whether it is fenced.
+    pub is_fenced: bool,
     /// Its applied map.
     pub map: Option<Arc<ClusterMap>>,
     /// Its hot slots, in order; empty while it has no process.
@@ -125,6 +127,7 @@ impl Watch {
             found = found.and_then(|()| self.look_at(machine));
         }
         self.view.look_at_jobs();
+        found = found.and_then(|()| self.tell_step());
         if let Err(what) = self.view.parked_were_woken() {
             self.violate("parked requests are woken", what);
         }
@@ -163,12 +166,12 @@ impl Watch {
     fn look_at(&mut self, machine: usize) -> Result<(), (&'static str, String)> {
         let seen = &self.view.seen[machine];
         let (start, known_start, known_gates) = (seen.start, seen.start, seen.gate_changes);
-        let (known_lease_ns, known_fences) = (seen.lease_until_ns, seen.fences);
+        let (known_lease_ns, known_fences) = (seen.lease_until_ns, (seen.fences, seen.is_fenced));
         let known_map = seen.map.as_ref().map(Arc::as_ptr);
         let cluster = Rc::clone(&self.view.cluster);
         let news = cluster.with_node(machine, |node, start| {
             let (gates, map) = (node.engine().gate_changes(), node.map());
-            let (lease_ns, fences) = (node.lease_until_ns(), node.fences());
+            let (lease_ns, fences) = (node.lease_until_ns(), (node.fences(), node.is_fenced()));
             let is_same = start == known_start
                 && gates == known_gates
                 && lease_ns == known_lease_ns
@@ -190,7 +193,14 @@ impl Watch {
                 let slots = std::mem::take(&mut self.view.seen[machine]).slots;
                 self.tell_slots(machine, slots, Vec::new())
             }
-            Some(Some((start, gate_changes, (lease_until_ns, had_lease), fences, map, slots))) => {
+            Some(Some((
+                start,
+                gate_changes,
+                (lease_until_ns, had_lease),
+                (fences, is_fenced),
+                map,
+                slots,
+            ))) => {
                 let old = std::mem::take(&mut self.view.seen[machine]);
                 let known_fences = if old.start == start { old.fences } else { 0 };
                 self.fences += fences.saturating_sub(known_fences);
@@ -208,6 +218,7 @@ impl Watch {
                     lease_until_ns,
                     lease_since_ns,
                     fences,
+                    is_fenced,
                     map: map.clone(),
                     slots: slots_now.clone(),
                     since_ns,
@@ -254,6 +265,13 @@ impl Watch {
         Ok(())
     }
 
+    fn tell_step(&mut self) -> Result<(), (&'static str, String)> {
+        for oracle in &mut self.oracles {
+            oracle.step(&self.view).map_err(|what| (oracle.name(), what))?;
+        }
+        Ok(())
+    }
+
     fn tell_map(&mut self, change: &MapChange) -> Result<(), (&'static str, String)> {
         self.view.jobs.map_changed(change);
         for oracle in &mut self.oracles {
@@ -277,7 +295,8 @@ impl View {
             let seen = &self.seen[machine];
             let is_open = seen.slots.get(at).is_some_and(|status| status.gate == Gate::Owned);
             let is_open = is_open && self.has_lease(machine);
-            let since_ns = seen.since_ns.get(at).map_or(self.now_ns, |gate_ns| seen.lease_since_ns.max(*gate_ns));
+            let since_ns =
+                seen.since_ns.get(at).map_or(self.now_ns, |gate_ns| seen.lease_since_ns.max(*gate_ns));
             let open_ns = self.now_ns.saturating_sub(since_ns);
             if is_open && open_ns > WOKEN_WITHIN_NS {
                 let (name, open_ms) = (self.name(machine), open_ns / 1_000_000);

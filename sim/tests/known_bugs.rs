@@ -1,14 +1,9 @@
 //! The table of known bugs is the code's: every one of them sits somewhere, and nothing sits anywhere without being in it.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 
-use lockgate_migrate::control::{
-    ClusterMap, Entry, EntryBody, Genesis, GenesisShard, Incarnation, Name, NodeId, NodeInfo, Origin, Refusal,
-    ShardId, SlotRange,
-};
-use lockgate_sim::mutations::{Caught, MUTATIONS, with};
+use lockgate_sim::mutations::{Caught, MUTATIONS};
 
 /// Collects the names in `mutation!("...")` below a folder.
 fn collect(folder: &Path, names: &mut BTreeSet<String>) {
@@ -60,48 +55,11 @@ fn known_bugs_are_caught() {
 }
 
 #[test]
-fn tests_that_catch_known_bugs_are_here() {
+fn tests_that_catch_known_bugs_exist() {
     for mutation in MUTATIONS {
         if let Caught::ByTest(test) = mutation.caught {
-            let here = include_str!("known_bugs.rs").contains(&format!("fn {test}()"));
+            let here = include_str!("rules.rs").contains(&format!("fn {test}()"));
             assert!(here, "{}: there is no test {test}", mutation.name);
         }
     }
-}
-
-/// No operation of a run makes a node the replica of another shard: the entry is tried itself (R13).
-#[test]
-fn a_node_serves_one_shard() {
-    let incarnation = |node: u32| Incarnation { node: NodeId(node), directory: [node as u8; 16], boot: 1 };
-    let node = |number: u32| NodeInfo {
-        name: Name([number as u8; 20]),
-        link: SocketAddr::from(([127, 0, 0, 1], 7_000 + number as u16)),
-        listen: SocketAddr::from(([127, 0, 0, 1], 6_000 + number as u16)),
-        incarnation: incarnation(number),
-        voter: true,
-    };
-    let shard = |number: u32| GenesisShard {
-        shard: ShardId(number),
-        primary: incarnation(2 * number - 1),
-        replicas: vec![incarnation(2 * number)],
-        slots: vec![SlotRange::new(number as u16 * 10, number as u16 * 10 + 9)],
-    };
-    let genesis = Genesis {
-        cluster: [7; 16],
-        shards: (1..=2).map(shard).collect(),
-        nodes: (1..=4).map(node).collect(),
-    };
-    let body = EntryBody::SetReplicas { shard: ShardId(1), replicas: vec![NodeId(2), NodeId(4)] };
-    let entry = Entry { origin: Origin { node: NodeId(1), boot: 1, seq: 1 }, at_ms: 1, body };
-    let apply = |bug| {
-        let mut map = ClusterMap::genesis(genesis.clone()).expect("a sound genesis");
-        let outcome = with(bug, || map.apply(2, &entry));
-        (outcome, map.validate().is_ok())
-    };
-    let (outcome, is_valid) = apply(None);
-    let refusal = outcome.into_result().expect_err("it is refused");
-    assert_eq!(refusal, Refusal::NodeInShard { node: NodeId(4), shard: ShardId(2) });
-    assert!(is_valid);
-    let (outcome, is_valid) = apply(Some("a-node-in-two-shards"));
-    assert!(outcome.into_result().is_ok() && !is_valid, "the oracle that looks at maps would see it");
 }

@@ -307,6 +307,11 @@ impl Node {
         self.shared.fences.load(Ordering::Relaxed)
     }
 
+    /// Whether this node is fenced at present: it takes nothing from its primary.
+    pub fn is_fenced(&self) -> bool {
+        self.shared.is_fenced.load(Ordering::Relaxed)
+    }
+
     /// Hands the shard that this node leads over to `to`, or to any replica that is in sync: writes wait for some
     /// milliseconds, and nothing is lost. Returns when another node leads.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<(), HandOverError> {

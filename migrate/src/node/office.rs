@@ -181,6 +181,7 @@ impl Driver {
             _ => {
                 self.office.fence = Some(Fence { shard, epoch, until_ns, reporting: true });
                 self.shared.fences.fetch_add(1, Ordering::Relaxed);
+                self.shared.is_fenced.store(true, Ordering::Relaxed);
                 if !mutation!("candidate-not-fenced") {
                     self.receivers.fence();
                 }
@@ -225,6 +226,7 @@ impl Driver {
 
     fn unfence(&mut self) {
         self.office.fence = None;
+        self.shared.is_fenced.store(false, Ordering::Relaxed);
         self.receivers.unfence();
     }
 

@@ -14,7 +14,7 @@ use lockgate_net::Stop;
 use lockgate_runtime::Event;
 use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Mutex;
-use lockgate_runtime::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::NodeConfig;
 use super::hand_over::HandOverReply;
@@ -100,6 +100,8 @@ pub(crate) struct Shared {
     pub lease_until_ns: AtomicU64,
     /// How often this node was fenced since its start.
     pub fences: AtomicU64,
+    /// Whether it is fenced at present.
+    pub is_fenced: AtomicBool,
     /// How many members of the shard that this node leads are in sync, itself among them.
     pub in_sync: AtomicUsize,
     /// Notified when a lease begins after there was none, and when a reign ends.

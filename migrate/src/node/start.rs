@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
 use lockgate_engine::Engine;
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
-use lockgate_runtime::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, TcpListener};
 
@@ -122,6 +122,7 @@ impl NodeBuilder {
             acks: ReplicaAcks::default(),
             lease_until_ns: AtomicU64::new(0),
             fences: AtomicU64::new(0),
+            is_fenced: AtomicBool::new(false),
             in_sync: AtomicUsize::new(0),
             lease_changed: Event::new(),
             feeds: Mutex::default(),

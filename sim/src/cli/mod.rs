@@ -151,7 +151,9 @@ pub fn main() -> ExitCode {
     let threads = args.jobs.map_or_else(available_threads, NonZeroUsize::get);
     let is_one = if args.enumerate { args.only.is_some() } else { args.seed.is_some() };
     if args.trace && !is_one {
-        return usage("one run has a story: say which, by --seed 7, or by --enumerate --only source-primary:kill:17");
+        return usage(
+            "one run has a story: say which, by --seed 7, or by --enumerate --only source-primary:kill:17",
+        );
     }
     if args.enumerate {
         let (seed, stride) = (args.seed.unwrap_or(COMMIT_SEED), args.stride.get());
@@ -171,9 +173,7 @@ pub fn main() -> ExitCode {
             }
             one(&plan, &args.keep, mutation)
         }
-        (None, Some(range)) => {
-            seeds::run(range, about, threads, mutation, args.json)
-        }
+        (None, Some(range)) => seeds::run(range, about, threads, mutation, args.json),
         (None, None) => usage("say which seeds to run: --seeds 0..100, or --seed 7"),
     }
 }

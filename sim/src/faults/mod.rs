@@ -98,6 +98,10 @@ impl Injector {
                         lockgate_runtime::sleep(Duration::from_micros(after_us)).await;
                     }
                 }
+                When::AtFailover { nth, after_us } => {
+                    self.reached.nth_failover(nth as usize).await;
+                    lockgate_runtime::sleep(Duration::from_micros(after_us)).await;
+                }
                 When::AfterPoll { .. } => {}
             }
         };
@@ -109,13 +113,7 @@ impl Injector {
     }
 
     /// The same right after a poll of a machine, not one poll later.
-    async fn carry_out_after(
-        self: Rc<Self>,
-        machine: usize,
-        poll: u64,
-        number: usize,
-        fault: PlannedFault,
-    ) {
+    async fn carry_out_after(self: Rc<Self>, machine: usize, poll: u64, number: usize, fault: PlannedFault) {
         let (tell, begun) = oneshot::channel();
         let this = Rc::clone(&self);
         self.cluster.control.after_poll(&self.cluster.machines[machine].name, poll, move || {

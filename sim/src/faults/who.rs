@@ -19,6 +19,7 @@ pub fn resolve(view: &View, who: Who, job: Option<JobId>) -> Option<usize> {
         Who::SourceReplica => map.shards.get(&shards()?.0).and_then(replica),
         Who::TargetReplica => map.shards.get(&shards()?.1).and_then(replica),
         Who::Leader => leader(view),
+        Who::Heir => map.shards.get(&view.jobs.reached.last_failover()?).map(primary),
     }
 }
 

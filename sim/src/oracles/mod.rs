@@ -6,6 +6,7 @@
 mod barrier;
 mod deletion;
 mod exactly_one;
+mod fenced;
 mod frozen;
 mod memory;
 mod one_server;
@@ -36,6 +37,11 @@ pub trait Oracle {
         Ok(())
     }
 
+    /// Something may have happened: called after every step, and cheap where nothing is to be seen.
+    fn step(&mut self, _view: &View) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Faults are over, and the cluster says that it has settled.
     fn healed(&mut self, _view: &View) -> Result<(), String> {
         Ok(())
@@ -59,6 +65,7 @@ fn independent_of_leases() -> Vec<Box<dyn Oracle>> {
         Box::new(thaw::NoThawOnATimer),
         Box::new(deletion::DeletionAfterCommit::default()),
         Box::new(frozen::NotFrozenForEver),
+        Box::new(fenced::FencedTakesNothing::default()),
         Box::new(replicas::ReplicasEqual),
         Box::new(memory::BoundedMemory),
     ]

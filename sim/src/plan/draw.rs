@@ -127,8 +127,8 @@ impl Faults<'_> {
     fn draw(&mut self, scenario: Scenario, seed: u64) {
         match scenario {
             Scenario::Swarm => self.swarm(),
-            Scenario::SourceFailoverAtFinalize => self.failovers_at_finalize(Who::Source),
-            Scenario::TargetFailoverAtFinalize => self.failovers_at_finalize(Who::Target),
+            Scenario::SourceFailoverAtFinalize => self.failover_and_the_heir(Who::Source),
+            Scenario::TargetFailoverAtFinalize => self.failover_and_the_heir(Who::Target),
             Scenario::Both => {
                 self.failovers_at_finalize(Who::Source);
                 self.failovers_at_finalize(Who::Target);
@@ -181,6 +181,9 @@ impl Faults<'_> {
                         What::Mute(who),
                     ])
                 });
+                if self.random.one_in(2) {
+                    self.primary_leaves_a_lagging_replica();
+                }
                 // Who leaves and comes back may have to lead meanwhile, or find another one leading.
                 for nth in 0..self.random.between(0, 2) as u32 {
                     let who = self.random.pick(&[Who::Source, Who::Target]);
@@ -232,6 +235,47 @@ impl Faults<'_> {
         }
     }
 
+    /// A replica starts again, and lacks what was answered for without it; about then its primary goes.
+    fn primary_leaves_a_lagging_replica(&mut self) {
+        let primary = self.random.index(self.shape.shards) * self.shape.members;
+        let timeout_ms = self.shape.node_timeout_ms;
+        let at_ms = self.random.between(0, self.faults_ms / 3);
+        let lasts_ms = self.random.between(timeout_ms, 2 * timeout_ms);
+        self.add(When::AtMs(at_ms), What::Kill(Who::Machine(primary + 1)), (lasts_ms, lasts_ms));
+        let what = self.away(Who::Machine(primary));
+        let gone_ms = at_ms + lasts_ms + self.random.between(0, 40);
+        self.add(When::AtMs(gone_ms), what, (3 * timeout_ms, 4 * timeout_ms));
+    }
+
+    /// A primary that is cut off loses its office, comes back as a replica, and is given its office again: what it could
+    /// not answer for in its first reign it must not answer for in its second.
+    fn there_and_back(&mut self) {
+        let timeout_ms = self.shape.node_timeout_ms;
+        let step = self.random.pick(&[Step::Streaming, Step::CatchingUp, Step::Barrier]);
+        let when = self.at_step(step, 0);
+        self.add(when, What::Isolate(Who::Source), (timeout_ms * 5 / 4, timeout_ms * 3 / 2));
+        for part in [4, 6, 8, 12, 16] {
+            let when = When::AtFailover { nth: 0, after_us: timeout_ms * 1_000 * part / 8 };
+            self.add(when, What::HandOver(Who::Heir), (5, 500));
+        }
+    }
+
+    /// Several failovers; or one, and who leads then loses its power at once. What was answered for is on the disk of who
+    /// is named (R12), also where answers do not wait for disks: then that is all that happens in the run, since two that
+    /// lose their memory before anything is synced may lose what was answered for.
+    fn failover_and_the_heir(&mut self, who: Who) {
+        if self.shape.members == 1 || self.random.one_in(2) {
+            return self.failovers_at_finalize(who);
+        }
+        let step = self.random.pick(&Step::ALL);
+        let (when, timeout_ms) = (self.at_step(step, 0), self.shape.node_timeout_ms);
+        let what = self.random.pick(&[What::Kill(who), What::Pause(who), What::Isolate(who)]);
+        self.add(when, what, (timeout_ms * 3 / 2, timeout_ms * 3));
+        let after_us = self.random.pick(&[0, 0, 200, 2_000]);
+        let what = What::PowerCut { who: Who::Heir, torn: self.random.one_in(2) };
+        self.add(When::AtFailover { nth: 0, after_us }, what, (10, 2_000));
+    }
+
     fn failover(&mut self, nth: u32, who: Who) {
         let step = self.random.pick(&Step::FINALIZE);
         let when = self.at_step(step, nth);
@@ -249,11 +293,21 @@ impl Faults<'_> {
     /// A process or a machine is gone, stands still, or is cut off.
     fn away(&mut self, who: Who) -> What {
         let stop = self.stop(who);
-        self.random.pick(&[stop, stop, What::Pause(who), What::Isolate(who), What::Mute(who), What::Deafen(who)])
+        self.random.pick(&[
+            stop,
+            stop,
+            What::Pause(who),
+            What::Isolate(who),
+            What::Mute(who),
+            What::Deafen(who),
+        ])
     }
 
     /// Shards are handed over at steps of jobs, and now and then something else happens just then.
     fn hand_overs(&mut self) {
+        if self.random.one_in(3) {
+            return self.there_and_back();
+        }
         for nth in 0..self.random.between(2, 5) as u32 {
             let step = self.random.pick(&Step::ALL);
             let when = self.at_step(step, nth);
@@ -261,10 +315,15 @@ impl Faults<'_> {
             self.add(when, What::HandOver(who), (5, 500));
             if self.random.one_in(3) {
                 let other = self.who();
+                let other = self.random.pick(&[who, other]);
                 let what = self.away(other);
                 let when = self.at_step(step, nth);
                 self.add(when, what, (20, 2_000));
             }
+        }
+        if self.random.one_in(4) {
+            let what = self.mangle();
+            self.add(When::AtMs(0), what, (500, 4_000));
         }
         for _ in 0..self.random.between(0, 3) {
             let (when, who) = (When::AtMs(self.random.between(0, self.faults_ms)), self.who());
@@ -275,7 +334,12 @@ impl Faults<'_> {
     /// Clocks that break every promise, and primaries that are away meanwhile.
     fn wild_clocks(&mut self) {
         self.some(2, 5, |this| {
-            let who = this.random.weighted(&[(2, Who::Leader), (2, Who::Source), (2, Who::Target), (1, Who::SourceReplica)]);
+            let who = this.random.weighted(&[
+                (2, Who::Leader),
+                (2, Who::Source),
+                (2, Who::Target),
+                (1, Who::SourceReplica),
+            ]);
             match this.random.one_in(2) {
                 true => What::Drift { who, ppm: this.random.pick(&WILD_PPM) },
                 false => What::JumpClock { who, ms: this.random.pick(&[200, 1_500, 60_000]) },

@@ -165,6 +165,13 @@ pub enum When {
         /// How much later.
         after_us: u64,
     },
+    /// When a shard fails over to another node for the `nth` time (from 0) in the run, and a little later.
+    AtFailover {
+        /// Which failover.
+        nth: u32,
+        /// How much later.
+        after_us: u64,
+    },
     /// Right after this poll of a machine, counted from the beginning of the run: before anything else happens. Only for
     /// faults that happen to a process or its links.
     AfterPoll {
@@ -190,6 +197,8 @@ pub enum Who {
     TargetReplica,
     /// The leader of the control log.
     Leader,
+    /// The primary of the shard that failed over last.
+    Heir,
 }
 
 /// What goes wrong.
@@ -305,7 +314,8 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { shards, members, voters, cores, hot_slots, all_slots, synced, node_timeout_ms, .. } = &self.shape;
+        let Shape { shards, members, voters, cores, hot_slots, all_slots, synced, node_timeout_ms, .. } =
+            &self.shape;
         let owned = if *all_slots { "all slots" } else { "the hot slots only" };
         let acks = if *synced { "synced" } else { "received" };
         writeln!(
