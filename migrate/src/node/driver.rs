@@ -35,7 +35,7 @@ use super::source::{Errand, SourceJobs};
 use super::target::TargetJobs;
 use crate::control::{
     Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore,
-    RaftMessage, ShardId, decode_entry, decode_message, encode_message, sets_voters, slots_of,
+    RaftMessage, Shard, ShardId, decode_entry, decode_message, encode_message, sets_voters, slots_of,
 };
 use crate::job::SlotFinal;
 
@@ -336,7 +336,12 @@ impl Driver {
     }
 
     pub(super) fn my_primary_shard(&self) -> Option<ShardId> {
-        self.map.shards.iter().find(|(_, shard)| shard.primary == self.me).map(|(&id, _)| id)
+        let leads = |shard: &Shard| {
+            let is_older =
+                shard.primary.node == self.me.node && mutation!("restarted-primary-serves-at-once");
+            shard.primary == self.me || is_older
+        };
+        self.map.shards.iter().find(|(_, shard)| leads(shard)).map(|(&id, _)| id)
     }
 
     pub(super) fn propose(&mut self, body: EntryBody, reply: Option<oneshot::Sender<Outcome>>) {
