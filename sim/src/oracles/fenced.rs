@@ -8,11 +8,14 @@ use lockgate_engine::{Generation, Version};
 use super::Oracle;
 use crate::watch::View;
 
+/// What the hot slots of a machine hold.
+type Held = Vec<(Generation, Version)>;
+
 /// See the module.
 #[derive(Default)]
 pub struct FencedTakesNothing {
     /// By machine: which start and fence of it, and what its slots held then.
-    held: BTreeMap<usize, ((u64, u64), Vec<(Generation, Version)>)>,
+    held: BTreeMap<usize, ((u64, u64), Held)>,
 }
 
 impl Oracle for FencedTakesNothing {
@@ -29,7 +32,7 @@ impl Oracle for FencedTakesNothing {
             let held = || {
                 view.cluster.with_node(machine, |node, _| {
                     let statuses = view.hot.iter().map(|&slot| node.engine().slot_status(slot));
-                    statuses.map(|status| (status.generation, status.version)).collect::<Vec<_>>()
+                    statuses.map(|status| (status.generation, status.version)).collect::<Held>()
                 })
             };
             let Some(now) = held() else { continue };
