@@ -278,6 +278,9 @@ impl Reconciler {
                 if !serving {
                     // Data of another generation is not what the map speaks of: to serve nothing is better than to serve it.
                     if status.gate != Gate::Absent && !status.generation.same_major(generation) {
+                        if matches!(status.gate, Gate::Owned | Gate::Frozen) {
+                            engine.follow(slot, status.generation)?;
+                        }
                         return Err(SlotError::NotOpen { slot, have: status.generation, wanted: generation });
                     }
                     let held = self.hold(slot, generation, status, Gate::Importing)?;
