@@ -261,7 +261,9 @@ impl Driver {
             }
             ControlMessage::Fence { shard, epoch } => self.on_fence(from, shard, epoch),
             ControlMessage::FenceReport(report) => self.on_fence_report(from, report),
-            ControlMessage::Yield { shard, epoch, to } => self.on_yield(from, shard, epoch, to),
+            ControlMessage::Yield { shard, epoch, nonce, to } => {
+                self.on_yield(from, (shard, epoch), nonce, to);
+            }
             // Noted where it arrived.
             ControlMessage::Reach { .. } => {}
             ControlMessage::Serving { job } => self.source.target_serves(job, from, now_ns),

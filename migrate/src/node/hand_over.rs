@@ -47,6 +47,8 @@ pub(crate) type HandOverReply = oneshot::Sender<Result<(), HandOverError>>;
 pub(super) struct HandOver {
     shard: ShardId,
     epoch: Epoch,
+    /// The last request of the lease that was given up.
+    nonce: u64,
     to: NodeId,
     boot: u64,
     /// What the heir has yet to receive.
@@ -62,14 +64,15 @@ impl Driver {
         match self.prepare_hand_over(to) {
             Ok((shard, to, boot)) => {
                 let epoch = self.map.shards[&shard].epoch;
-                self.office.holder.yield_now();
+                let nonce = self.office.holder.yield_now();
                 self.shared.lease_until_ns.store(0, Ordering::SeqCst);
                 // Taken after the last write was answered for: a later one is answered for by nobody.
                 let goal = goal(&self.shared);
                 let began_ns = lockgate_runtime::now_ns();
                 tracing::info!(%shard, %to, "handing over");
                 let reply = Some(reply);
-                self.hand_over = Some(HandOver { shard, epoch, to, boot, goal, began_ns, told_ns: 0, reply });
+                self.hand_over =
+                    Some(HandOver { shard, epoch, nonce, to, boot, goal, began_ns, told_ns: 0, reply });
             }
             // Who asked may have gone.
             Err(error) => drop(reply.send(Err(error))),
@@ -96,7 +99,7 @@ impl Driver {
     /// Carries a hand-over on.
     pub(super) fn look_after_hand_over(&mut self, now_ns: u64) {
         let Some(under_way) = &mut self.hand_over else { return };
-        let HandOver { shard, epoch, to, boot, .. } = *under_way;
+        let HandOver { shard, epoch, nonce, to, boot, .. } = *under_way;
         let reigns = self.map.shards.get(&shard).is_some_and(|s| s.primary == self.me && s.epoch == epoch);
         if !reigns {
             return self.end_hand_over(Ok(()));
@@ -113,7 +116,7 @@ impl Driver {
         if under_way.goal.is_empty() && is_due {
             under_way.told_ns = now_ns;
             if let Some(leader) = self.raft.leader() {
-                self.tell(leader, ControlMessage::Yield { shard, epoch, to });
+                self.tell(leader, ControlMessage::Yield { shard, epoch, nonce, to });
             }
         }
     }

@@ -47,7 +47,7 @@ pub(crate) enum ControlMessage {
     /// Done.
     FenceReport(FenceReport),
     /// I serve nothing under this reign any more; let that node lead: primary to control leader.
-    Yield { shard: ShardId, epoch: Epoch, to: NodeId },
+    Yield { shard: ShardId, epoch: Epoch, nonce: u64, to: NodeId },
     /// The target serves the job's slots: target primary to source. The entry that says so follows.
     Serving { job: JobId },
     /// Where I am reached: the first message on every control link. Who is behind may not have me in its map yet, and must

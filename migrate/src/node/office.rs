@@ -215,10 +215,16 @@ impl Driver {
     }
 
     /// A primary hands over: its lease is over by its own word.
-    pub(super) fn on_yield(&mut self, from: NodeId, shard: ShardId, epoch: Epoch, to: NodeId) {
+    pub(super) fn on_yield(
+        &mut self,
+        from: NodeId,
+        (shard, epoch): (ShardId, Epoch),
+        nonce: u64,
+        to: NodeId,
+    ) {
         let leads = self.map.shards.get(&shard).is_some_and(|s| s.primary.node == from && s.epoch == epoch);
         if leads && self.office.grantor.leads_since_ns().is_some() {
-            self.office.grantor.yielded(from, shard, epoch);
+            self.office.grantor.yielded(from, shard, epoch, nonce);
             self.office.failovers.hand_over(shard, epoch, to, lockgate_runtime::now_ns());
             self.office.next_look_ns = 0;
         }

@@ -51,6 +51,8 @@ pub struct Grant {
 struct Leased {
     epoch: Epoch,
     holder: Incarnation,
+    /// The last request that was granted.
+    nonce: u64,
     /// By this node's clock the lease is over then, at any allowed drift.
     over_ns: u64,
 }
@@ -148,17 +150,21 @@ impl Grantor {
         let before_ns = leading.leased.get(&id).filter(|leased| leased.epoch == epoch);
         let over_ns = now_ns + self.times.lease_over_ns();
         let over_ns = before_ns.map_or(over_ns, |leased| leased.over_ns.max(over_ns));
-        leading.leased.insert(id, Leased { epoch, holder, over_ns });
+        let nonce_max = before_ns.map_or(nonce, |leased| leased.nonce.max(nonce));
+        leading.leased.insert(id, Leased { epoch, holder, nonce: nonce_max, over_ns });
         Some(Grant { to: ask.from, shard: id, epoch, nonce, length_ns: self.times.lease_ns })
     }
 
-    /// A holder has given its lease up and serves nothing under it any more.
-    pub fn yielded(&mut self, from: NodeId, shard: ShardId, epoch: Epoch) {
+    /// A holder has given up what it had asked for up to request `nonce`, and serves nothing under it any more. A word that
+    /// comes so late that a later request was granted speaks of another lease.
+    pub fn yielded(&mut self, from: NodeId, shard: ShardId, epoch: Epoch, nonce: u64) {
         let Some(leading) = &mut self.leading else { return };
-        leading.waiting.retain(|ask| ask.ask.shard != shard);
-        leading.rounds.values_mut().for_each(|asks| asks.retain(|ask| ask.ask.shard != shard));
+        let is_over = |ask: &Ask| ask.ask.shard == shard && ask.from == from && ask.ask.nonce <= nonce;
+        leading.waiting.retain(|ask| !is_over(ask));
+        leading.rounds.values_mut().for_each(|asks| asks.retain(|ask| !is_over(ask)));
         if let Some(leased) = leading.leased.get_mut(&shard)
             && (leased.epoch, leased.holder.node) == (epoch, from)
+            && leased.nonce <= nonce
         {
             leased.over_ns = 0;
         }

@@ -88,11 +88,13 @@ impl LeaseHolder {
         Some(self.serve_until_ns)
     }
 
-    /// Gives the lease up: nothing is served under it from now on, and what was asked for grants nothing.
-    pub fn yield_now(&mut self) {
+    /// Gives the lease up: nothing is served under it from now on, and what was asked for grants nothing. Returns the last
+    /// request that this holds for: a lease that is asked for later is another one.
+    pub fn yield_now(&mut self) -> u64 {
         self.asks.clear();
         self.serve_until_ns = 0;
         self.yields = true;
+        self.next_nonce
     }
 
     /// The hand-over did not come about: the lease is asked for again.

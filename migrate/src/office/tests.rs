@@ -112,7 +112,7 @@ fn a_lease_that_was_yielded_or_whose_process_has_ended_is_over() {
     assert!(judged(&mut grantor, &cluster, ask(&cluster, 1, 1, lease_ask(1, 1, false)), NOW_NS));
     grantor.ask(ask(&cluster, 1, 1, lease_ask(1, 2, true)));
     let round = grantor.begin_round().unwrap();
-    grantor.yielded(NodeId(1), SHARD, Epoch(1));
+    grantor.yielded(NodeId(1), SHARD, Epoch(1), 2);
     assert!(grantor.confirmed(round, &cluster.map, NOW_NS).is_empty(), "it was asked for before");
     cluster.fail_over(1, incarnation(2, 1));
     assert!(judged(&mut grantor, &cluster, ask(&cluster, 2, 1, lease_ask(2, 1, false)), NOW_NS));
@@ -120,6 +120,20 @@ fn a_lease_that_was_yielded_or_whose_process_has_ended_is_over() {
     let again = cluster.restart(2);
     cluster.fail_over(1, again);
     assert!(judged(&mut grantor, &cluster, ask(&cluster, 2, 2, lease_ask(3, 1, false)), NOW_NS));
+}
+
+#[test]
+fn a_late_word_of_yielding_does_not_end_a_later_lease() {
+    let mut cluster = Cluster::new();
+    let mut grantor = leading(NOW_NS);
+    assert!(judged(&mut grantor, &cluster, ask(&cluster, 1, 1, lease_ask(1, 1, false)), NOW_NS));
+    // The hand-over was given up, and the lease asked for anew, when the word of it arrives.
+    assert!(judged(&mut grantor, &cluster, ask(&cluster, 1, 1, lease_ask(1, 2, false)), NOW_NS));
+    grantor.yielded(NodeId(1), SHARD, Epoch(1), 1);
+    cluster.fail_over(1, incarnation(2, 1));
+    let next = ask(&cluster, 2, 1, lease_ask(2, 1, false));
+    assert!(!judged(&mut grantor, &cluster, next, NOW_NS + times().lease_over_ns() - 1));
+    assert!(judged(&mut grantor, &cluster, next, NOW_NS + times().lease_over_ns()));
 }
 
 #[test]
