@@ -132,6 +132,13 @@ impl Driver {
         }
     }
 
+    /// A replica is linked to its primary whether there is anything to follow or not.
+    pub(super) fn stay_linked(&mut self) {
+        if let Role::Replica(shard) = Role::of(&self.map, &self.me) {
+            self.receivers.stay_linked(self.map.shards[&shard].primary.node);
+        }
+    }
+
     /// Brings this node in line with its map where `slots` are concerned.
     pub(super) fn follow_map(&mut self, slots: &[Slot]) {
         let (mine, now_ns) = (self.my_primary_shard(), lockgate_runtime::now_ns());
@@ -143,9 +150,7 @@ impl Driver {
         self.shared.in_sync.store(members.len(), Ordering::Relaxed);
         self.shared.acks.set_members(members.into_iter().filter(|(node, _)| *node != self.me.node).collect());
 
-        if let Role::Replica(shard) = Role::of(&self.map, &self.me) {
-            self.receivers.stay_linked(self.map.shards[&shard].primary.node);
-        }
+        self.stay_linked();
         for (node, job) in self.target.map_changed(&self.map, mine) {
             self.ask_for_release(node, job);
         }

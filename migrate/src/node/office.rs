@@ -234,6 +234,7 @@ impl Driver {
         self.office.fence = None;
         self.shared.is_fenced.store(false, Ordering::Relaxed);
         self.receivers.unfence();
+        self.stay_linked();
     }
 
     /// Commits that were just applied: until when leases below them may run.
