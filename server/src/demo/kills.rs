@@ -1,14 +1,14 @@
 //! The demo's killer: ends nodes by SIGKILL in the middle of a finalize, sees the failover, and starts them again.
 //!
 //! Invariants: one strike at a time, and the next one only when the cluster is whole again, every node up and in sync; so a
-//! strike never finds a shard that could not do without the node. A strike counts as *at finalize* if the job was last
-//! seen between its freeze and its end, and if the cluster failed over after it.
+//! strike never finds a shard that could not do without the node. A strike counts as *at finalize* if the job was seen
+//! frozen before the kill and not activated after it, and if the cluster failed over.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lockgate_migrate::control::{NodeId, ShardId};
-use lockgate_migrate::node::NodeStatus;
+use lockgate_migrate::control::{NodeId, ShardId, SlotRange};
+use lockgate_migrate::node::{JobStatus, NodeStatus};
 use lockgate_runtime::Runtime;
 use lockgate_runtime::sync::atomic::{AtomicBool, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
@@ -41,6 +41,8 @@ pub struct Killer {
     nodes: Arc<Nodes>,
     runtime: Runtime,
     busy: AtomicBool,
+    /// The cluster when the killer was reserved.
+    whole: Mutex<Option<NodeStatus>>,
     struck: Mutex<Struck>,
 }
 
@@ -49,12 +51,21 @@ struct Before {
     victims: Vec<NodeId>,
     epochs: Vec<(ShardId, u64)>,
     leader: Option<NodeId>,
+    /// Whether the job had not ended when the nodes were gone.
+    at_finalize: bool,
 }
 
 impl Killer {
     /// A killer of these nodes.
     pub fn new(kill: Kill, nodes: Arc<Nodes>, runtime: Runtime) -> Arc<Killer> {
-        Arc::new(Killer { kill, nodes, runtime, busy: AtomicBool::new(false), struck: Mutex::default() })
+        Arc::new(Killer {
+            kill,
+            nodes,
+            runtime,
+            busy: AtomicBool::new(false),
+            whole: Mutex::default(),
+            struck: Mutex::default(),
+        })
     }
 
     /// Takes the killer for one job, if it is free and the cluster is whole. To be given back by [`Killer::strike`] or
@@ -63,11 +74,14 @@ impl Killer {
         if self.busy.swap(true, Ordering::AcqRel) {
             return false;
         }
-        let whole = self.status().is_some_and(|status| self.is_whole(&status));
-        if !whole {
+        // Looked up now: a finalize is over before six nodes have been asked.
+        let whole = self.status().filter(|status| self.is_whole(status));
+        let is_whole = whole.is_some();
+        *self.whole.lock() = whole;
+        if !is_whole {
             self.release();
         }
-        whole
+        is_whole
     }
 
     /// The job ended before there was anything to strike at.
@@ -76,8 +90,8 @@ impl Killer {
     }
 
     /// Kills at once, in a job from `source` to `target` that is being finalized; sees to the rest by itself.
-    pub fn strike(self: &Arc<Self>, source: ShardId, target: ShardId) {
-        let Some(status) = self.status() else { return self.release() };
+    pub fn strike(self: &Arc<Self>, source: ShardId, target: ShardId, slots: &[SlotRange]) {
+        let Some(status) = self.whole.lock().take() else { return self.release() };
         let primary = |id| {
             let shard = status.shards.iter().find(|shard| shard.id == id);
             shard.and_then(|shard| shard.members.first()).map(|member| member.node)
@@ -94,7 +108,10 @@ impl Killer {
             self.nodes.kill(*victim);
         }
         self.struck.lock().kills += victims.len() as u64;
-        let (this, before) = (Arc::clone(self), Before { victims, epochs, leader: status.leader });
+        let is_open = |job: &JobStatus| job.slots == slots && matches!(&*job.state, "active" | "committed");
+        let at_finalize = self.status().is_some_and(|after| after.jobs.iter().any(is_open));
+        let (this, leader) = (Arc::clone(self), status.leader);
+        let before = Before { victims, epochs, leader, at_finalize };
         std::thread::spawn(move || {
             this.see_through(&before);
             this.release();
@@ -125,7 +142,7 @@ impl Killer {
             }),
         };
         if self.wait_until(failed_over) {
-            self.struck.lock().failovers_at_finalize += 1;
+            self.struck.lock().failovers_at_finalize += u64::from(before.at_finalize);
         } else {
             let problem = format!("nodes {:?} were killed, and nobody took their place", before.victims);
             self.struck.lock().problems.push(problem);

@@ -27,8 +27,8 @@ const SHARD_SLOTS_MIN: usize = 1_500;
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// A source's newest jobs, of which the one that is watched must be one.
 const JOBS_LOOKED_AT: &[u8] = b"64";
-/// The longest delay from when a finalize is seen to the strike in it, in microseconds: about as long as one takes.
-const STRIKE_US_MAX: u64 = 40_000;
+/// The longest delay from when a finalize is seen to the strike in it, in microseconds: about half as long as one takes.
+const STRIKE_US_MAX: u64 = 20_000;
 /// A job that has not ended by then counts as stuck.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
 /// Writes that a probe must see acknowledged before its job starts, and again after it has ended.
@@ -296,7 +296,7 @@ impl Movers {
             if matches!(job.state.as_str(), "paused" | "committing" | "committed")
                 && let Some(strike) = strike.as_mut()
             {
-                strike.now(self.shards[plan.source].id, self.shards[plan.target].id);
+                strike.now(self.shards[plan.source].id, self.shards[plan.target].id, &ranges);
             }
         }
         Err(format!("has not ended after {JOB_LIMIT:?}, it is {last}"))
@@ -312,10 +312,10 @@ struct Strike {
 
 impl Strike {
     /// Strikes at a random moment from now on, if it has not yet.
-    fn now(&mut self, source: ShardId, target: ShardId) {
+    fn now(&mut self, source: ShardId, target: ShardId, slots: &[SlotRange]) {
         if let Some(killer) = self.killer.take() {
             std::thread::sleep(Duration::from_micros(self.random % STRIKE_US_MAX));
-            killer.strike(source, target);
+            killer.strike(source, target, slots);
         }
     }
 }
