@@ -35,18 +35,26 @@ pub fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Applies all that a stream has now to `to`, and returns how many ranges and bytes that was.
+/// Applies the next range that a stream has, and returns its length in bytes; `None` where it has none.
+pub fn apply_next(
+    stream: &SlotStream,
+    to: &Engine,
+    generation: Generation,
+    max_bytes: usize,
+) -> Option<usize> {
+    let range = stream.next_range(max_bytes)?;
+    let header = RangeHeader { term: range.term, base: range.base };
+    let applied = to.apply(range.slot, generation, &header, &range.bytes).unwrap();
+    assert_eq!(applied.version, range.last);
+    assert!(range.first <= range.last);
+    Some(range.bytes.len())
+}
+
+/// Applies all that a stream has until it has none, and returns how many ranges and bytes that was. Beside writers
+/// that are faster than this thread, it has no end.
 pub fn drain(stream: &SlotStream, to: &Engine, generation: Generation, max_bytes: usize) -> (usize, usize) {
-    let (mut ranges, mut bytes) = (0, 0);
-    while let Some(range) = stream.next_range(max_bytes) {
-        let header = RangeHeader { term: range.term, base: range.base };
-        let applied = to.apply(range.slot, generation, &header, &range.bytes).unwrap();
-        assert_eq!(applied.version, range.last);
-        assert!(range.first <= range.last);
-        ranges += 1;
-        bytes += range.bytes.len();
-    }
-    (ranges, bytes)
+    std::iter::from_fn(|| apply_next(stream, to, generation, max_bytes))
+        .fold((0, 0), |(ranges, bytes), range| (ranges + 1, bytes + range))
 }
 
 /// Makes `slot` of `engine` owned in a generation, under a term.
