@@ -88,10 +88,10 @@ impl SlotState {
         if deadline_ms > self.clock_ms(wall_ms) {
             return Ok(met);
         }
-        self.end_key(keyspace, key, log, wakes)?;
-        if mutation!("expired-before-logged") {
+        if mutation!("expiry-not-logged") {
             return Ok(Met { place: None, ..met });
         }
+        self.end_key(keyspace, key, log, wakes)?;
         Ok(Met { place: None, version: self.version(), position: self.position() })
     }
 
@@ -105,7 +105,7 @@ impl SlotState {
         log: &Log,
         wakes: &mut Wakes,
     ) -> Result<(), OpError> {
-        if self.time.scheduled_ms != Some(scheduled_ms) {
+        if self.time.scheduled_ms != Some(scheduled_ms) || mutation!("expiry-not-logged") {
             return Ok(());
         }
         self.time.scheduled_ms = None;

@@ -242,10 +242,10 @@ pub const MUTATIONS: &[Mutation] = &[
         "followers and importing slots expire by themselves",
     ),
     bug(
-        "expired-before-logged",
+        "expiry-not-logged",
         "R17",
         Scenario::ExpiryAndClocks,
-        "a key is said to have expired before its delete is acknowledged",
+        "keys expire by the clock alone, and no delete is logged",
     ),
     bug(
         "frozen-clock-goes-on",

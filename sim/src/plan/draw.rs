@@ -165,7 +165,7 @@ impl Faults<'_> {
             Scenario::ExpiryAndClocks => {
                 self.at_finalize(Self::cut);
                 for _ in 0..self.random.between(1, 3) {
-                    self.clock_set_back_and_power();
+                    self.clocks_set_back_and_power();
                 }
                 self.some(0, 2, Self::clock);
             }
@@ -433,14 +433,22 @@ impl Faults<'_> {
         self.add(When::AtMs(after_ms), What::PowerCut { who, torn: false }, (10, 400));
     }
 
-    /// What a machine said of expired keys while its disk was slow must still be so when it comes back in the past.
-    fn clock_set_back_and_power(&mut self) {
-        let who = Who::Machine(self.random.index(self.shape.machines()));
+    /// What a shard said of expired keys while its primary's disk was slow must still be so when its machines live in the
+    /// past and its primary loses its power: for a moment, or for so long that another one leads.
+    fn clocks_set_back_and_power(&mut self) {
+        let members = self.shape.members;
+        let primary = self.random.index(self.shape.shards) * members;
         let at_ms = self.random.between(0, self.faults_ms / 2);
-        self.add(When::AtMs(at_ms), What::SlowDisk(who), (900, 900));
+        self.add(When::AtMs(at_ms), What::SlowDisk(Who::Machine(primary)), (900, 900));
         let back_ms = at_ms + self.random.between(300, 800);
-        self.add(When::AtMs(back_ms), What::JumpWallClock { who, ms: -60_000 }, (1, 1));
-        self.add(When::AtMs(back_ms + 1), What::PowerCut { who, torn: false }, (10, 200));
+        for member in 0..members {
+            let who = Who::Machine(primary + member);
+            self.add(When::AtMs(back_ms), What::JumpWallClock { who, ms: -60_000 }, (1, 1));
+        }
+        let timeout_ms = self.shape.node_timeout_ms;
+        let lasts_ms = self.random.pick(&[(10, 200), (timeout_ms * 3 / 2, timeout_ms * 2)]);
+        let what = What::PowerCut { who: Who::Machine(primary), torn: false };
+        self.add(When::AtMs(back_ms + 1), what, lasts_ms);
     }
 
     fn blackout(&mut self, when: When) {
