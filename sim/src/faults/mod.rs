@@ -40,6 +40,8 @@ const SLOW_DISK: DiskFaults = DiskFaults {
     slow_ns: (2_000_000, 300_000_000),
     capacity_bytes: None,
 };
+const STUCK_DISK: DiskFaults =
+    DiskFaults { slow_one_in: 1, slow_ns: (1_000_000_000, 2_000_000_000), ..SLOW_DISK };
 const SLOW_LINK: LinkFaults =
     LinkFaults { latency_ns: (1_000_000, 120_000_000), loss_one_in: 0, bytes_per_s: Some(200_000) };
 
@@ -287,6 +289,7 @@ impl Injector {
                 Some(Box::new(|| {}))
             }
             What::SlowDisk(who) => Some(self.disk(find(who)?, SLOW_DISK)),
+            What::StuckDisk(who) => Some(self.disk(find(who)?, STUCK_DISK)),
             What::FullDisk(who) => {
                 let machine = find(who)?;
                 let capacity = control.disk_bytes(&name(machine)) + FULL_DISK_ROOM_BYTES;
@@ -406,6 +409,7 @@ fn word(what: What) -> &'static str {
         What::Drift { .. } => "clock_drift",
         What::JumpClock { .. } => "clock_jump",
         What::JumpWallClock { .. } => "wall_clock_jump",
+        What::StuckDisk(_) => "stuck_disk",
         What::SlowDisk(_) => "slow_disk",
         What::FailSync(_) => "failed_sync",
         What::FullDisk(_) => "full_disk",

@@ -268,7 +268,13 @@ impl Faults<'_> {
             return self.failovers_at_finalize(who);
         }
         let step = self.random.pick(&Step::ALL);
-        let (when, timeout_ms) = (self.at_step(step, 0), self.shape.node_timeout_ms);
+        let (mut when, timeout_ms) = (self.at_step(step, 0), self.shape.node_timeout_ms);
+        if self.random.one_in(2) {
+            // What was answered for meanwhile is in the heir's memory only.
+            let heir = if who == Who::Source { Who::SourceReplica } else { Who::TargetReplica };
+            self.add(when, What::StuckDisk(heir), (timeout_ms * 4, timeout_ms * 5));
+            when = When::AtStep { step, nth: 0, after_us: timeout_ms * 1_000 };
+        }
         let what = self.random.pick(&[What::Kill(who), What::Pause(who), What::Isolate(who)]);
         self.add(when, what, (timeout_ms * 3 / 2, timeout_ms * 3));
         let after_us = self.random.pick(&[0, 0, 200, 2_000]);

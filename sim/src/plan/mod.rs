@@ -269,6 +269,8 @@ pub enum What {
     },
     /// Writes and syncs take long, now and then.
     SlowDisk(Who),
+    /// Each write and sync takes longer than a failover.
+    StuckDisk(Who),
     /// The next sync fails; the process is started again at the end.
     FailSync(Who),
     /// The disk has no room left.
