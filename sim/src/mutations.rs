@@ -27,7 +27,7 @@ pub struct Mutation {
 pub enum Caught {
     /// The oracles, within [`SEEDS_MAX`] seeds of this scenario.
     In(Scenario),
-    /// The test of this name in `sim/tests/rules.rs`: runs do not show it, other rules stand in.
+    /// The test of this name in `sim/tests/all/rules.rs`: runs do not show it, other rules stand in.
     ByTest(&'static str),
 }
 

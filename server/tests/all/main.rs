@@ -1,0 +1,11 @@
+//! The server's tests from outside, in one program: libraries, processes, and the shape of the workspace.
+
+mod clients;
+mod common;
+mod damage;
+mod expiry;
+mod failover;
+mod nonsense;
+mod operations;
+mod restart;
+mod structure;
