@@ -14,3 +14,16 @@ pub mod operations;
 pub mod serve;
 pub mod service;
 pub mod survey;
+
+use cli::{Cli, CliCommand};
+use error::CommandError;
+
+/// Runs what the command line asks for; the exit code that it ends with.
+pub fn run(cli: Cli) -> Result<u8, CommandError> {
+    match cli.command {
+        CliCommand::Serve(args) => serve::run(&args).map(|()| 0),
+        CliCommand::Cluster(command) => cluster::run(&command).map(|()| 0),
+        CliCommand::Failover(args) => cluster::failover(&args).map(|()| 0),
+        CliCommand::Demo(args) => demo::run(&args),
+    }
+}

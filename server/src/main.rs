@@ -4,9 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lockgate::cli::{Cli, CliCommand};
-use lockgate::error::CommandError;
-use lockgate::{cluster, demo, serve};
+use lockgate::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -14,21 +12,11 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("LOCKGATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    match run(Cli::parse()) {
+    match lockgate::run(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// Runs a subcommand; the exit code that it asks for.
-fn run(cli: Cli) -> Result<u8, CommandError> {
-    match cli.command {
-        CliCommand::Serve(args) => serve::run(&args).map(|()| 0),
-        CliCommand::Cluster(command) => cluster::run(&command).map(|()| 0),
-        CliCommand::Failover(args) => cluster::failover(&args).map(|()| 0),
-        CliCommand::Demo(args) => demo::run(&args),
     }
 }

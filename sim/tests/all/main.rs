@@ -4,4 +4,5 @@ mod command_line;
 mod enumeration;
 mod histories;
 mod known_bugs;
+mod partitions;
 mod rules;
