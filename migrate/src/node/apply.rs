@@ -77,6 +77,9 @@ impl Driver {
             self.apply_entry(entry, &mut touched);
         }
         let committed: Vec<JobId> = self.committed_among(&touched.jobs);
+        for &job in &committed {
+            self.shared.job_times.note(job, |times| &mut times.committed_ns);
+        }
         self.note_commits(&committed);
         let slots = touched.into_slots();
         self.follow_map(&slots);
@@ -122,6 +125,9 @@ impl Driver {
             }
         }
         match effect {
+            Some(Effect::JobActivated { job }) => {
+                self.shared.job_times.note(job, |times| &mut times.activated_ns);
+            }
             Some(Effect::NodeAdded { node }) => self.raft.add_learner(node),
             Some(Effect::NodeRemoved { node }) => self.raft.remove_learner(node),
             Some(Effect::VotersSet { voters }) => return self.raft.finish_change(index, Some(&voters)),
@@ -145,6 +151,7 @@ impl Driver {
         self.reign_follows_map();
         self.source.adopt(&self.shared, &self.map, mine, now_ns);
         self.shared.map.store(Some(Arc::new(self.map.clone())));
+        self.shared.job_times.retain(&self.map);
         let shard = mine.map(|id| &self.map.shards[&id]);
         let members = shard.map(|shard| shard.in_sync.clone()).unwrap_or_default();
         self.shared.in_sync.store(members.len(), Ordering::Relaxed);
@@ -172,8 +179,11 @@ impl Driver {
         }
     }
 
-    /// Something other than an entry (a release) changed what this node should be for a job's slots.
-    pub(super) fn reconcile_job(&mut self, id: JobId) {
+    /// A job's slots may be served here, if this node's map says the same: something other than an entry changed what it
+    /// should be.
+    pub(super) fn on_release(&mut self, id: JobId) {
+        self.shared.job_times.note(id, |times| &mut times.released_ns);
+        self.target.release(id);
         let Some(job) = self.map.jobs.get(&id) else { return };
         let slots: Vec<Slot> = slots_of(&job.slots).collect();
         self.reconciler.reconcile(&self.map, &slots, self.target.released(), &mut self.receivers);
@@ -216,6 +226,7 @@ impl Driver {
             .collect();
         for job in serving {
             if !self.proposals.any(|body| *body == EntryBody::Activated { job }) {
+                self.shared.job_times.note(job, |times| &mut times.serving_ns);
                 self.propose(EntryBody::Activated { job }, None);
                 let source = self.map.jobs.get(&job).and_then(|job| self.map.shards.get(&job.source));
                 if let Some(node) = source.map(|shard| shard.primary.node) {

@@ -252,8 +252,7 @@ impl Driver {
             }
             ControlMessage::LeasesOver { job } => {
                 tracing::debug!(job = job.0, %from, "released for want of leases");
-                self.target.release(job);
-                self.reconcile_job(job);
+                self.on_release(job);
             }
             ControlMessage::LeaseAsk { boot, applied, ask } => self.on_lease_ask(from, boot, applied, ask),
             ControlMessage::LeaseGrant { shard, epoch, nonce, length_ns } => {
@@ -271,8 +270,7 @@ impl Driver {
                 tracing::debug!(job = job.0, "released");
                 let source = self.map.jobs.get(&job).and_then(|job| self.map.shards.get(&job.source));
                 if source.is_some_and(|shard| shard.primary.node == from) {
-                    self.target.release(job);
-                    self.reconcile_job(job);
+                    self.on_release(job);
                 }
             }
         }
@@ -294,6 +292,7 @@ impl Driver {
         }
         let (generation, target) = (job.generation, job.target);
         tracing::debug!(job = id.0, attempt = attempt.0, "barrier begins here");
+        self.shared.job_times.begin(id);
         if self.my_primary_shard() == Some(target) {
             self.target.begin(id, attempt, from);
         }

@@ -21,20 +21,25 @@ pub(crate) async fn sync_finals(
     finals: Vec<SlotFinal>,
 ) {
     let waited =
-        lockgate_runtime::timeout(ARRIVAL_TIMEOUT, hold_finals(&shared.engine, generation, &finals)).await;
+        lockgate_runtime::timeout(ARRIVAL_TIMEOUT, hold_finals(&shared, job, generation, &finals)).await;
     let result = waited.unwrap_or_else(|_| {
         let behind =
             finals.iter().filter(|last| !arrived(&shared.engine.slot_status(slot_of(last)), last)).count();
         Err(FinalsFault::Other(format!("{behind} of {} slots lack their last frame", finals.len())))
     });
+    if result.is_ok() {
+        shared.job_times.note(job, |times| &mut times.synced_ns);
+    }
     shared.tell(Input::FinalsSynced { job, attempt, result }).await;
 }
 
 async fn hold_finals(
-    engine: &Engine,
+    shared: &Shared,
+    job: JobId,
     generation: Generation,
     finals: &[SlotFinal],
 ) -> Result<(), FinalsFault> {
+    let engine = &shared.engine;
     let mut ends: Vec<Option<LogTicket>> = vec![None; engine.cores()];
     let mut generations = Vec::with_capacity(finals.len());
     for last in finals {
@@ -58,6 +63,7 @@ async fn hold_finals(
             *end = Some(ticket);
         }
     }
+    shared.job_times.note(job, |times| &mut times.held_ns);
     if mutation!("barrier-counts-received-for-synced") {
         return Ok(());
     }

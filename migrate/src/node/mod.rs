@@ -30,6 +30,7 @@ mod source;
 mod start;
 mod status;
 mod target;
+mod times;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub use messages::{AdminReply, AdminRequest, NodeIdentity};
 pub use shared::JobProgress;
 pub use start::{NodeBuilder, StartError, admin};
 pub use status::{JobStatus, KnownNode, MemberStatus, NodeStatus, ShardStatus};
+pub use times::JobTimes;
 
 use crate::control::{ClusterMap, Effect, EntryBody, JobId, Name, NodeId, Outcome, ShardId, SlotRange};
 use crate::job::JobLimits;

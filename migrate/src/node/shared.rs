@@ -19,6 +19,7 @@ use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsi
 use super::NodeConfig;
 use super::hand_over::HandOverReply;
 use super::messages::ControlMessage;
+use super::times::TimesOfJobs;
 use crate::control::{Attempt, ClusterMap, EntryBody, Incarnation, JobId, NodeId, Outcome};
 use crate::job::Phase;
 use crate::office::FenceReport;
@@ -107,6 +108,7 @@ pub(crate) struct Shared {
     /// Notified when a lease begins after there was none, and when a reign ends.
     pub lease_changed: Event,
     pub progress: Mutex<BTreeMap<JobId, JobProgress>>,
+    pub job_times: TimesOfJobs,
     pub inbox: mpsc::Sender<Input>,
     /// The driver's end of the inbox, until a driver takes it: there is never a second one.
     pub driver_inbox: Mutex<Option<mpsc::Receiver<Input>>>,

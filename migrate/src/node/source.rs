@@ -150,6 +150,7 @@ impl SourceJobs {
                     job.commit.as_mut().filter(|c| c.attempt == attempt && c.synced.is_empty())
                 {
                     commit.synced = synced;
+                    shared.job_times.note(id, |times| &mut times.passed_ns);
                 }
                 Event::BarrierPassed(attempt)
             }
@@ -263,6 +264,8 @@ impl SourceJob {
     ) {
         tracing::debug!(job = id.0, attempt = attempt.0, slots = self.slots.len(), "freezing");
         self.frozen_ns = now_ns;
+        shared.job_times.begin(id);
+        shared.job_times.note(id, |times| &mut times.frozen_ns);
         self.commit = None;
         let Some(job) = map.jobs.get(&id) else { return };
         let (mut slots, mut finals) =

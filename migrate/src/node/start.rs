@@ -17,6 +17,7 @@ use super::driver::Driver;
 use super::links::serve_links;
 use super::messages::{AdminReply, AdminRequest, KIND_MESSAGE, decode, parts};
 use super::shared::{INBOX_MESSAGES_MAX, Identity, Shared};
+use super::times::TimesOfJobs;
 use super::{Node, NodeConfig};
 use crate::control::{Genesis, NodeId};
 use crate::job::JobLimits;
@@ -127,6 +128,7 @@ impl NodeBuilder {
             lease_changed: Event::new(),
             feeds: Mutex::default(),
             progress: Mutex::default(),
+            job_times: TimesOfJobs::default(),
             inbox,
             driver_inbox: Mutex::new(Some(driver_inbox)),
             stop: lockgate_net::Stop::new(),

@@ -1,0 +1,32 @@
+//! What the benches share: real clusters in one process, the disk's own times, samples, tables and bars.
+//!
+//! `cargo bench -p lockgate-benches --bench finalize` (or `--bench control`) measures; `cargo test -p lockgate-benches`
+//! goes through the same code with few samples. See the README beside this crate's manifest. What this crate does not know:
+//! anything that an embedder could not ask; it looks at nodes through their public interfaces. A missed budget is
+//! reported, never asserted.
+
+pub mod big_map;
+pub mod cluster;
+pub mod output;
+pub mod raw_sync;
+pub mod round_trip;
+pub mod samples;
+pub mod stages;
+pub mod svg;
+pub mod table;
+
+/// Whether this is a measurement (`cargo bench` says so) rather than a short round under `cargo test`.
+pub fn is_measurement() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// `full` when measuring, `small` otherwise.
+pub fn size(full: usize, small: usize) -> usize {
+    if is_measurement() { full } else { small }
+}
+
+/// Shows what nodes log, filtered by `RUST_LOG`; nothing by default.
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
