@@ -186,14 +186,14 @@ pub async fn start_job(source: &Node, target: &Node, slots: SlotRange) -> JobId 
     source.migrate(to, vec![slots]).await.expect("the job starts")
 }
 
-/// Waits until this node has applied the job's end.
+/// Waits until this node has applied the job's end, which its map must still remember.
 pub async fn activated(node: &Node, job: JobId) {
     let finished = |map: &lockgate_migrate::control::ClusterMap| {
-        map.jobs.get(&job).is_none_or(|job| job.state.is_finished())
+        map.jobs.get(&job).is_some_and(|job| job.state.is_finished())
     };
     let map = node.map_where(finished).await;
-    let state = map.jobs.get(&job).map(|job| &job.state);
-    assert!(matches!(state, Some(JobState::Activated { .. })), "job {job} ended as {state:?}");
+    let state = &map.jobs[&job].state;
+    assert!(matches!(state, JobState::Activated { .. }), "job {job} ended as {state:?}");
 }
 
 /// A client that knows every node: sets `key` wherever it is served, waiting where the slot is frozen, and returns when the
