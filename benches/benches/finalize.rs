@@ -5,12 +5,13 @@
 
 use futures_util::future::{join, join_all};
 use lockgate_benches::cluster::{Cluster, Machines, Shape, activated, keys_in, moved, set, start_job};
-use lockgate_benches::raw_sync::{RawSync, engine_syncs, ring_syncs};
+use lockgate_benches::raw_sync::{RawSync, engine_log, engine_syncs, ring_syncs};
 use lockgate_benches::samples::Samples;
 use lockgate_benches::stages::{Finalized, StageSamples};
 use lockgate_benches::svg::{Bar, bars};
 use lockgate_benches::table::Table;
 use lockgate_benches::{output, size};
+use lockgate_engine::log::Log;
 use lockgate_migrate::Times;
 use lockgate_migrate::control::SlotRange;
 
@@ -24,8 +25,8 @@ const VALUE: [u8; 100] = [0x42; 100];
 const PRIMARIES: [usize; 2] = [0, 2];
 
 /// What the disk does without nodes.
-#[derive(Default)]
 struct Disk {
+    log: Log,
     ring: Samples,
     ring_of_three: Samples,
     engine: Samples,
@@ -36,7 +37,7 @@ fn main() {
     let shape = Shape { shards: 2, replicas: 1, voters: 3, times: Times::default() };
     let cluster = Cluster::start(shape);
     let mut raw = RawSync::new(cluster.folder());
-    let mut disk = Disk::default();
+    let mut disk = Disk::new(&cluster);
     load(&cluster);
     // The first ones open links and warm caches.
     let warm_up = single_jobs(&cluster, size(10, 2), SlotRange::new(0, 0), &mut |_| {});
@@ -61,11 +62,18 @@ fn load(cluster: &Cluster) {
 }
 
 impl Disk {
-    fn measure(&mut self, cluster: &Cluster) {
+    fn new(cluster: &Cluster) -> Disk {
         let folder = cluster.folder().to_path_buf();
+        let log = cluster.run(|_| async move { engine_log(&folder).await });
+        let none = Samples::default;
+        Disk { log, ring: none(), ring_of_three: none(), engine: none() }
+    }
+
+    fn measure(&mut self, cluster: &Cluster) {
+        let (folder, log) = (cluster.folder().to_path_buf(), self.log.clone());
         let (ring, three, engine) = cluster.run(|_| async move {
             let ring = ring_syncs(&folder, 1, SYNCS_PER_JOB).await;
-            (ring, ring_syncs(&folder, 3, SYNCS_PER_JOB).await, engine_syncs(&folder, SYNCS_PER_JOB).await)
+            (ring, ring_syncs(&folder, 3, SYNCS_PER_JOB).await, engine_syncs(&log, SYNCS_PER_JOB).await)
         });
         self.ring.append(ring);
         self.ring_of_three.append(three);

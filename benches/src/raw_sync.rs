@@ -79,10 +79,13 @@ pub async fn ring_syncs(folder: &Path, files: usize, count: usize) -> Samples {
     samples
 }
 
-/// Synced frames of the engine's log on the current core, in a log of its own: reserve, append, wait.
-pub async fn engine_syncs(folder: &Path, count: usize) -> Samples {
-    let boot = now_ns();
-    let log = Log::create(LogConfig::new(folder.join("log"), "probe", boot), 0).await.expect("a log is made");
+/// A log of the engine's kind on the current core. One for all samples: making its files would disturb them.
+pub async fn engine_log(folder: &Path) -> Log {
+    Log::create(LogConfig::new(folder.join("log"), "probe", 1), 0).await.expect("a log is made")
+}
+
+/// Synced frames of that log: reserve, append, wait.
+pub async fn engine_syncs(log: &Log, count: usize) -> Samples {
     let header = FrameHeader { kind: FrameKind(64), slot: 0, generation: 0, term: 0, base: 0 };
     let mut samples = Samples::default();
     for _ in 0..count {
@@ -92,6 +95,5 @@ pub async fn engine_syncs(folder: &Path, count: usize) -> Samples {
         log.wait_synced(end).await.expect("the log syncs");
         samples.push(now_ns() - began_ns);
     }
-    log.close().await.expect("the log ends");
     samples
 }
