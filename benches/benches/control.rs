@@ -56,7 +56,7 @@ async fn decided(node: &Node, count: usize) -> Samples {
 
 fn commits(turns: usize, table: &mut Table, picture: &mut Vec<Bar>) {
     let cluster = trio(Times::NODE_TIMEOUT);
-    let other = one_core();
+    let other = one_core("peer");
     let mut raw = RawSync::new(cluster.folder());
     let (mut at_leader, mut elsewhere, mut trips) =
         (Samples::default(), Samples::default(), Samples::default());

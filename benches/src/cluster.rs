@@ -4,7 +4,7 @@
 //! directories. Answers wait until every member in sync has synced.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use lockgate_engine::{Engine, Slot};
@@ -56,17 +56,17 @@ pub struct Cluster {
 }
 
 /// A runtime of one core that neither spins nor is pinned: there are more of them than processors.
-pub fn one_core() -> Runtime {
-    Runtime::builder().cores(1).pin(false).spin_us(0).build().expect("io_uring is there")
+pub fn one_core(name: &str) -> Runtime {
+    Runtime::builder().name(name).cores(1).pin(false).spin_us(0).build().expect("io_uring is there")
 }
 
 impl Cluster {
     /// Starts nodes, forms a cluster of them, and waits until every primary serves.
     pub fn start(shape: Shape) -> Cluster {
         let folder = output::data_folder();
-        let client = one_core();
+        let client = one_core("client");
         let count = shape.shards * (1 + shape.replicas);
-        let machines = (1..=count).map(|n| start(folder.path().join(n.to_string()), shape.times)).collect();
+        let machines = (1..=count).map(|n| start(folder.path(), &format!("node-{n}"), shape.times)).collect();
         let machines: Machines = Arc::new(machines);
         let asked = Arc::clone(&machines);
         client.block_on(0, move || async move { form(&asked, shape).await });
@@ -109,9 +109,9 @@ impl Drop for Cluster {
     }
 }
 
-fn start(dir: PathBuf, times: Times) -> Machine {
-    let runtime = one_core();
-    let opening = runtime.clone();
+fn start(folder: &Path, name: &str, times: Times) -> Machine {
+    let runtime = one_core(name);
+    let (opening, dir) = (runtime.clone(), folder.join(name));
     let node = runtime.block_on(0, move || async move {
         let engine = Engine::builder(&dir).clustered(true).open_on(&opening).await.expect("engine opens");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));

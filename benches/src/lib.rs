@@ -28,5 +28,9 @@ pub fn size(full: usize, small: usize) -> usize {
 /// Shows what nodes log, filtered by `RUST_LOG`; nothing by default.
 pub fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_thread_names(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
