@@ -17,12 +17,13 @@ pub fn data_folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("data-").tempdir_in(folder()).expect("the folder can be written")
 }
 
-/// Prints a bench's table, and keeps it beside its picture.
+/// Prints a bench's table, and keeps it beside its picture. A short round takes no measurement's place.
 pub fn publish(bench: &str, table: &str, picture: &str) {
     println!("\n{bench}\n{table}");
     let folder = folder();
+    let name = if crate::is_measurement() { bench.to_owned() } else { format!("{bench}-smoke") };
     for (extension, text) in [("txt", table), ("svg", picture)] {
-        let path = folder.join(format!("{bench}.{extension}"));
+        let path = folder.join(format!("{name}.{extension}"));
         fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         println!("{}", path.display());
     }
