@@ -158,13 +158,12 @@ impl Driver {
         self.shared.acks.set_members(members.into_iter().filter(|(node, _)| *node != self.me.node).collect());
 
         self.stay_linked();
-        for (node, job) in self.target.map_changed(&self.map, mine) {
-            self.ask_for_release(node, job);
-        }
+        self.target.map_changed(&self.map);
         self.reconciler.reconcile(&self.map, slots, self.target.released(), &mut self.receivers);
         let errands = self.source.map_changed(&self.shared, &self.map, mine, now_ns);
         self.run_errands(errands);
         self.announce_activations();
+        self.look_soon(mine, now_ns);
         self.begin_early_barriers();
         self.shared.map_changed.notify_all();
         self.shared.acks.wake();

@@ -46,6 +46,10 @@ const IDLE_TICK_NS: u64 = 20_000_000;
 /// Inputs taken before consensus is driven again.
 const INPUTS_PER_TURN: usize = 256;
 
+/// A message has left after so many turns of its core: the peer's task, the link's writer, and the ring. Others wait for
+/// what is committed while this node applies it.
+const TURNS_TO_LEAVE: usize = 3;
+
 /// Barriers that may wait for the map; further ones are dropped, and their sources try again.
 const EARLY_BARRIERS_MAX: usize = 64;
 
@@ -143,12 +147,12 @@ impl Driver {
     pub async fn run(mut self) -> Result<(), DriverError> {
         // What a new cluster begins with came by no entry; and after a restart, what the log knows to be committed is
         // applied first.
-        self.drive_consensus()?;
+        self.drive_consensus().await?;
         self.follow_map(&Slot::all().collect::<Vec<_>>());
         while !self.shared.stop.is_stopped() {
             // What this node said to itself does not wait.
             let deadline_ns = match self.loopback.is_empty() {
-                true => self.next_raft_tick_ns.min(self.next_tick_ns),
+                true => self.next_raft_tick_ns.min(self.next_tick_ns).min(self.receivers.due_ns()),
                 false => 0,
             };
             if let Some(input) = self.next_input(deadline_ns).await {
@@ -165,7 +169,7 @@ impl Driver {
             }
             self.begin_round();
             self.flush();
-            self.drive_consensus()?;
+            self.drive_consensus().await?;
             self.rounds_confirmed(Vec::new());
             let leader = self.raft.leader().map_or(0, |leader| leader.0);
             self.shared.leader.store(leader, Ordering::Relaxed);
@@ -179,9 +183,12 @@ impl Driver {
 
     async fn next_input(&mut self, deadline_ns: u64) -> Option<Input> {
         let wait = Duration::from_nanos(deadline_ns.saturating_sub(lockgate_runtime::now_ns()));
-        let stop = self.shared.stop.clone();
+        let (stop, refused) = (self.shared.stop.clone(), self.receivers.refused());
         let interrupted = pin!(async {
-            select(pin!(lockgate_runtime::sleep(wait)), pin!(stop.stopped())).await;
+            let woken = async {
+                select(pin!(refused), pin!(stop.stopped())).await;
+            };
+            select(pin!(lockgate_runtime::sleep(wait)), pin!(woken)).await;
         });
         match select(self.inbox.next(), interrupted).await {
             Either::Left((input, _)) => input,
@@ -391,6 +398,7 @@ impl Driver {
             self.next_raft_tick_ns += self.shared.config.times.raft_tick_ns;
             self.raft.tick();
         }
+        self.receivers.look(now_ns);
         if self.next_tick_ns > now_ns {
             return Ok(());
         }
@@ -407,7 +415,6 @@ impl Driver {
             self.ask_for_release(node, job);
         }
         self.announce_activations();
-        self.receivers.tick(now_ns);
         self.reconcile_unsettled();
         let undecided = self.proposals.any(|body| matches!(body, EntryBody::SetInSync { .. }));
         if let Some(body) = self.replicas.look(&self.shared, &self.map, mine, undecided, now_ns) {
@@ -415,10 +422,16 @@ impl Driver {
         }
         self.announce_restart();
         self.proposals.repeat_overdue(now_ns);
-        let busy = self.source.is_busy() || self.receivers.is_busy() || self.hand_over.is_some();
-        let idle_ns = IDLE_TICK_NS.min(self.shared.config.times.renewal_ns / 4);
-        self.next_tick_ns = now_ns + if busy { BUSY_TICK_NS } else { idle_ns };
+        self.next_tick_ns = now_ns + IDLE_TICK_NS.min(self.shared.config.times.renewal_ns / 4);
+        self.look_soon(mine, now_ns);
         Ok(())
+    }
+
+    /// The next look comes soon if there is something to look after.
+    pub(super) fn look_soon(&mut self, mine: Option<ShardId>, now_ns: u64) {
+        if self.source.is_busy() || self.target.is_busy(&self.map, mine) || self.hand_over.is_some() {
+            self.next_tick_ns = self.next_tick_ns.min(now_ns + BUSY_TICK_NS);
+        }
     }
 
     /// The source's word, or the control leader's: whichever comes first.
@@ -481,14 +494,19 @@ impl Driver {
 
     /// Takes what consensus has ready: sends, keeps, applies. Records go to the disk while the next inputs are taken;
     /// the log syncs them in groups.
-    fn drive_consensus(&mut self) -> Result<(), DriverError> {
+    async fn drive_consensus(&mut self) -> Result<(), DriverError> {
         while let Some(ready) = self.raft.ready() {
             self.send_raft(ready.messages_now);
             let end = control_store::append(&self.log, &ready.persist)?;
             if let Some(snapshot) = ready.snapshot {
                 self.install(&snapshot)?;
             }
-            self.apply_committed(ready.committed);
+            if !ready.committed.is_empty() {
+                for _ in 0..TURNS_TO_LEAVE {
+                    lockgate_runtime::yield_now().await;
+                }
+                self.apply_committed(ready.committed);
+            }
             self.rounds_confirmed(ready.rounds);
             let number = ready.number;
             let kept = match end {

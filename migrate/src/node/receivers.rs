@@ -10,8 +10,8 @@ use std::time::Duration;
 use lockgate_engine::{Gate, Generation, Slot, SlotError};
 use lockgate_net::link::stream::{FollowObserver, Follower, WhyRefused};
 use lockgate_net::link::{LinkError, Purpose};
-use lockgate_runtime::TaskHandle;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::{Event, TaskHandle};
 
 use super::peers::{CONNECT_TIMEOUT, RECONNECT_PAUSE, hello};
 use super::pledges::Pledges;
@@ -19,8 +19,11 @@ use super::shared::Shared;
 use crate::control::{Attempt, JobId, NodeId};
 use crate::replica::AckPolicy;
 
-/// A source whose map is behind does not have the slot yet: ask again after this time.
-const RETRY_NS: u64 = 10_000_000;
+/// A source whose map is behind does not have the slot yet: ask again after this time, then after twice as long each time.
+/// What it takes may be part of a freeze.
+const RETRY_NS_MIN: u64 = 500_000;
+/// The longest time until the next try.
+const RETRY_NS_MAX: u64 = 10_000_000;
 
 #[derive(Clone, Copy)]
 struct Want {
@@ -46,13 +49,31 @@ const SYNC_PAUSE: Duration = Duration::from_millis(50);
 /// A slot that a source refused, as it reached the follower.
 type Refusal = (NodeId, Slot, Generation, WhyRefused);
 
+/// Refusals that nobody has handled yet, and who waits for one.
+#[derive(Default)]
+struct Refusals {
+    waiting: RefCell<Vec<Refusal>>,
+    came: Event,
+}
+
+/// A slot's next try.
+#[derive(Clone, Copy)]
+struct Retry {
+    at_ns: u64,
+    /// What is waited before the one after it.
+    pause_ns: u64,
+}
+
 /// All followers of this node. Lives on core 0.
 pub(crate) struct Receivers {
     shared: Arc<Shared>,
     sources: BTreeMap<NodeId, Source>,
     wants: BTreeMap<Slot, Want>,
-    refusals: Rc<RefCell<Vec<Refusal>>>,
-    retries: BTreeMap<Slot, u64>,
+    refusals: Rc<Refusals>,
+    /// Tries to come, and those that were made of slots that are not followed yet.
+    retries: BTreeMap<Slot, Retry>,
+    /// When the first of them is due; `u64::MAX` if none is.
+    due_ns: u64,
     pledges: Rc<RefCell<Pledges>>,
     /// Behind a fence nothing is taken from anybody.
     is_fenced: bool,
@@ -66,6 +87,7 @@ impl Receivers {
             wants: BTreeMap::new(),
             refusals: Rc::default(),
             retries: BTreeMap::new(),
+            due_ns: u64::MAX,
             pledges: Rc::default(),
             is_fenced: false,
         }
@@ -116,35 +138,65 @@ impl Receivers {
         }
     }
 
-    /// Whether anything waits for its next try.
-    pub fn is_busy(&self) -> bool {
-        !self.retries.is_empty() || !self.refusals.borrow().is_empty()
+    /// When the next try is due, by the runtime's clock; `u64::MAX` if there is none.
+    pub fn due_ns(&self) -> u64 {
+        self.due_ns
+    }
+
+    /// Waits until something was refused. The future keeps nothing of this borrowed.
+    pub fn refused(&self) -> impl Future<Output = ()> + use<> {
+        let refusals = Rc::clone(&self.refusals);
+        async move {
+            loop {
+                let came = refusals.came.listen();
+                if !refusals.waiting.borrow().is_empty() {
+                    return;
+                }
+                came.await;
+            }
+        }
     }
 
     /// Handles refusals, and retries what is due.
-    pub fn tick(&mut self, now_ns: u64) {
-        for (from, slot, generation, why) in self.refusals.take() {
+    pub fn look(&mut self, now_ns: u64) {
+        for (from, slot, generation, why) in self.refusals.waiting.take() {
             let current =
                 self.wants.get(&slot).is_some_and(|want| (want.from, want.generation) == (from, generation));
             match why {
                 _ if !current => {}
-                WhyRefused::NotHere => {
-                    self.retries.insert(slot, now_ns + RETRY_NS);
-                }
+                WhyRefused::NotHere => self.retry(slot, now_ns),
                 WhyRefused::Diverged { .. } | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
                     tracing::info!(%slot, source = from.0, %why, "slot cannot go on from what is here");
                     self.restart(slot, now_ns);
                 }
             }
         }
-        let due = self.retries.extract_if(.., |_, at_ns| *at_ns <= now_ns).map(|(slot, _)| slot);
-        for slot in due.collect::<Vec<_>>() {
-            if let (Some(want), Some(source)) =
-                (self.wants.get(&slot), self.wants.get(&slot).and_then(|want| self.sources.get(&want.from)))
-            {
+        if self.due_ns > now_ns {
+            return;
+        }
+        self.due_ns = u64::MAX;
+        let mut due = Vec::new();
+        for (&slot, retry) in &mut self.retries {
+            if retry.at_ns <= now_ns {
+                retry.at_ns = u64::MAX;
+                due.push(slot);
+            }
+            self.due_ns = retry.at_ns.min(self.due_ns);
+        }
+        for slot in due {
+            let Some(want) = self.wants.get(&slot) else { continue };
+            if let Some(source) = self.sources.get(&want.from) {
                 source.follower.follow(slot, want.generation, want.source_generation);
             }
         }
+    }
+
+    /// Tries again later; the longer, the more often it was tried.
+    fn retry(&mut self, slot: Slot, now_ns: u64) {
+        let pause_ns = self.retries.get(&slot).map_or(RETRY_NS_MIN, |retry| retry.pause_ns);
+        let next = Retry { at_ns: now_ns + pause_ns, pause_ns: (2 * pause_ns).min(RETRY_NS_MAX) };
+        self.retries.insert(slot, next);
+        self.due_ns = next.at_ns.min(self.due_ns);
     }
 
     /// What these slots hold must stay as long as a vote may rest on it.
@@ -157,14 +209,14 @@ impl Receivers {
     pub fn restart(&mut self, slot: Slot, now_ns: u64) {
         let Some(want) = self.wants.get(&slot).copied() else { return };
         if is_pledged(&self.shared, &self.pledges, slot) {
-            self.retries.insert(slot, now_ns + RETRY_NS);
+            self.retry(slot, now_ns);
             return;
         }
         match self.reopen(slot, want) {
             Ok(generation) => self.want(want.from, slot, generation, want.source_generation),
             Err(error) => {
                 tracing::error!(%slot, %error, "slot cannot start anew");
-                self.retries.insert(slot, now_ns + RETRY_NS);
+                self.retry(slot, now_ns);
             }
         }
     }
@@ -222,12 +274,13 @@ struct News {
     shared: Arc<Shared>,
     node: NodeId,
     pledges: Rc<RefCell<Pledges>>,
-    refusals: Rc<RefCell<Vec<Refusal>>>,
+    refusals: Rc<Refusals>,
 }
 
 impl FollowObserver for News {
     fn refused(&self, slot: Slot, generation: Generation, why: &WhyRefused) {
-        self.refusals.borrow_mut().push((self.node, slot, generation, why.clone()));
+        self.refusals.waiting.borrow_mut().push((self.node, slot, generation, why.clone()));
+        self.refusals.came.notify_all();
     }
 
     fn may_go_back(&self, slot: Slot) -> bool {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::messages::ControlMessage;
-use crate::control::{Attempt, ClusterMap, JobId, JobState, NodeId, ShardId};
+use crate::control::{Attempt, ClusterMap, Job, JobId, JobState, NodeId, ShardId};
 use crate::job::BarrierAcks;
 
 struct Barrier {
@@ -85,22 +85,35 @@ impl TargetJobs {
         self.released.insert(job);
     }
 
-    /// Forgets what finished jobs leave behind, and says whom to ask for releases that are still outstanding.
-    pub fn map_changed(&mut self, map: &ClusterMap, mine: Option<ShardId>) -> Vec<(NodeId, JobId)> {
+    /// Forgets what finished jobs leave behind.
+    pub fn map_changed(&mut self, map: &ClusterMap) {
         let live = |id: &JobId| map.jobs.get(id).is_some_and(|job| !job.state.is_finished());
         self.barriers.retain(|id, barrier| live(id) && map.jobs[id].attempt == barrier.attempt);
         // A word may arrive before the commit is applied here; it is kept as long as the job may still use it.
         self.released.retain(live);
-        self.outstanding(map, mine)
     }
 
     /// Releases to ask for: committed jobs of this shard without one, each with the node whose word it takes.
+    /// The source says so by itself when it applies the commit; this is for when that word was lost, or never sent.
     pub fn outstanding(&self, map: &ClusterMap, mine: Option<ShardId>) -> Vec<(NodeId, JobId)> {
-        let committed = map.jobs.values().filter(|job| {
+        let of = |job: &Job| Some((map.shards.get(&job.source)?.primary.node, job.id));
+        self.unreleased(map, mine).filter_map(of).collect()
+    }
+
+    /// Whether a release is outstanding.
+    pub fn is_busy(&self, map: &ClusterMap, mine: Option<ShardId>) -> bool {
+        self.unreleased(map, mine).next().is_some()
+    }
+
+    fn unreleased<'a>(
+        &'a self,
+        map: &'a ClusterMap,
+        mine: Option<ShardId>,
+    ) -> impl Iterator<Item = &'a Job> + use<'a> {
+        map.jobs.values().filter(move |job| {
             Some(job.target) == mine
                 && matches!(job.state, JobState::Committed { .. })
                 && !self.released.contains(&job.id)
-        });
-        committed.filter_map(|job| Some((map.shards.get(&job.source)?.primary.node, job.id))).collect()
+        })
     }
 }
