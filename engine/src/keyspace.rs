@@ -17,7 +17,7 @@ use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
 use crate::record::{NewRecord, Record, encoded_bytes};
 use crate::slot::{SlotState, Wakes};
 use crate::types::{KEY_BYTES_MAX, LogTicket, Slot, VALUE_BYTES_MAX, Version};
-use crate::value::{Read, Receipt, Update, Value};
+use crate::value::{Followed, Read, Receipt, Update, Value};
 
 /// One of the 256 name spaces of keys. Every slot carries all of them.
 #[derive(Clone)]
@@ -83,6 +83,27 @@ impl Keyspace {
                 Ok(self.read_in(&held, &met))
             }
         }
+    }
+
+    /// What a follower of the slot has of a key; refused behind every other gate. Nothing is deleted: also a key that is due
+    /// is shown. What of it may be told is the caller's to know.
+    pub fn followed(&self, key: &[u8]) -> Result<Followed, OpError> {
+        check_key(key)?;
+        let slot = Slot::of_key(key);
+        let held = self.engine.slot(slot).lock();
+        if held.gate() != crate::Gate::Follower {
+            return Err(OpError::NotOwned { slot, gate: held.gate() });
+        }
+        let place = held.store.find(self.number, key);
+        let value = place.map(|place| Value::of(&held.store, place));
+        Ok(Followed {
+            slot,
+            generation: held.generation(),
+            version: value.as_ref().map_or(held.version(), Value::version),
+            slot_version: held.version(),
+            deadline_ms: place.and_then(|place| held.store.record_at(place).deadline_ms),
+            value,
+        })
     }
 
     /// The values of many keys, in their order. Each slot's lock is taken once, one at a time: keys of different slots

@@ -81,4 +81,4 @@ pub use types::{
     Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,
     SlotStatus, Term, Truncated, VALUE_BYTES_MAX, Version,
 };
-pub use value::{Read, Receipt, Update, Value};
+pub use value::{Followed, Read, Receipt, Update, Value};

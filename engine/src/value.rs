@@ -10,7 +10,7 @@ use crate::error::WaitError;
 use crate::log::LogFailed;
 use crate::segment::{PinnedRange, RecordOffset};
 use crate::store::Store;
-use crate::types::{LogTicket, Slot, Version};
+use crate::types::{Generation, LogTicket, Slot, Version};
 
 /// Values up to this long are copied into the [`Value`] itself.
 const INLINE_BYTES_MAX: usize = 120;
@@ -109,6 +109,23 @@ pub struct Read {
     pub version: Version,
     /// The slot's last write in the log.
     pub position: LogTicket,
+}
+
+/// What a follower of a slot has of a key.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// The value, if the key is there.
+    pub value: Option<Value>,
+    /// When the key ends, by its owner's clock: milliseconds since 1970.
+    pub deadline_ms: Option<u64>,
+    /// The key's slot.
+    pub slot: Slot,
+    /// The slot's generation.
+    pub generation: Generation,
+    /// The value's version; the slot's last one when the key is absent.
+    pub version: Version,
+    /// The slot's last version.
+    pub slot_version: Version,
 }
 
 /// What an [`update`](crate::Keyspace::update) makes of the old value.

@@ -102,6 +102,10 @@ pub struct ServeArgs {
     /// Beyond it two nodes might serve one slot
     #[arg(long, value_name = "PPM", default_value_t = Times::DRIFT_PPM)]
     pub drift_ppm: u64,
+    /// How old the answers of this node may be where it is a replica that a client reads from after READONLY, in
+    /// milliseconds [default: the node timeout]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub replica_staleness_ms: Option<u64>,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,

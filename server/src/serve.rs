@@ -186,7 +186,11 @@ fn start(
             Ack::Synced => AckPolicy::InSyncSynced,
         };
         let node = Node::builder(engine).link(args.link).listen(listen).ack(policy).times(times);
-        let node = node.min_in_sync(args.min_in_sync.into()).start().await;
+        let mut node = node.min_in_sync(args.min_in_sync.into());
+        if let Some(bound_ms) = args.replica_staleness_ms {
+            node = node.replica_staleness(Duration::from_millis(bound_ms));
+        }
+        let node = node.start().await;
         let node = node.map_err(CommandError::serve)?;
         clients.serve(bound, &node);
         Ok((node, listen))

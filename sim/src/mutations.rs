@@ -109,6 +109,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a new primary gets its lease while the last one's may run",
     ),
     checked(
+        "replica-reads-above-the-watermark",
+        "R9",
+        "a_replica_shows_nothing_above_the_watermark",
+        "a replica shows what its primary has not acknowledged",
+    ),
+    checked(
         "joining-not-waited-for",
         "R11",
         "answers_wait_for_who_is_about_to_join",

@@ -165,6 +165,7 @@ impl Driver {
         self.announce_activations();
         self.look_soon(mine, now_ns);
         self.begin_early_barriers();
+        self.take_freshness();
         self.shared.map_changed.notify_all();
         self.shared.acks.wake();
     }

@@ -29,6 +29,7 @@ use super::office::Office;
 use super::peers::Peers;
 use super::proposals::Proposals;
 use super::receivers::Receivers;
+use super::replica_reads::Asker;
 use super::replicas::Replicas;
 use super::shared::{FinalsFault, Input, Shared};
 use super::source::{Errand, SourceJobs};
@@ -98,6 +99,7 @@ pub(crate) struct Driver {
     /// Told as soon as this node does not lead the control log.
     retiring: Option<oneshot::Sender<()>>,
     replicas: Replicas,
+    pub(super) asker: Asker,
     /// What this node says to itself, taken in with the next turn.
     loopback: VecDeque<ControlMessage>,
     /// Barriers for attempts that this node's map has not reached yet.
@@ -134,6 +136,7 @@ impl Driver {
             hand_over: None,
             retiring: None,
             replicas: Replicas::new(shared.config.times.replica_lost_ns),
+            asker: Asker::default(),
             loopback: VecDeque::new(),
             early: Vec::new(),
             votes: Vec::new(),
@@ -272,6 +275,12 @@ impl Driver {
             }
             // Noted where it arrived.
             ControlMessage::Reach { .. } => {}
+            ControlMessage::FreshAsk { shard, epoch, boot, asked_ns } => {
+                self.on_fresh_ask(from, (shard, epoch), boot, asked_ns);
+            }
+            ControlMessage::Fresh { shard, epoch, boot, asked_ns, applied } => {
+                self.on_fresh(from, (shard, epoch), boot, (asked_ns, applied));
+            }
             ControlMessage::Serving { job } => self.source.target_serves(job, from, now_ns),
             ControlMessage::Released { job } => {
                 tracing::debug!(job = job.0, "released");
@@ -421,6 +430,7 @@ impl Driver {
             self.propose(body, None);
         }
         self.announce_restart();
+        self.ask_how_fresh(now_ns);
         self.proposals.repeat_overdue(now_ns);
         self.next_tick_ns = now_ns + IDLE_TICK_NS.min(self.shared.config.times.renewal_ns / 4);
         self.look_soon(mine, now_ns);

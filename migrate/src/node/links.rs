@@ -113,7 +113,9 @@ async fn feed(shared: &Arc<Shared>, sender: LinkSender, receiver: LinkReceiver, 
         feeds.begin(node, boot)
     };
     let observer = FeedWatch { shared: Arc::clone(shared), link };
-    let ended = Feeder::new(shared.engine.clone(), Rc::new(observer)).run(sender, receiver).await;
+    let feeder =
+        Feeder::new(shared.engine.clone(), Rc::new(observer)).watermarks(shared.watermarks.changed());
+    let ended = feeder.run(sender, receiver).await;
     tracing::info!(peer = node.0, ?ended, "stream to follower ended");
     let mut feeds = shared.feeds.lock();
     if feeds.end(node, boot, link) {
@@ -156,6 +158,14 @@ impl FeedObserver for FeedWatch {
             return false;
         };
         may_follow(&map, &identity.me, NodeId(peer.node), slot)
+    }
+
+    fn acknowledged_watermark(&self, slot: Slot) -> Option<Version> {
+        self.shared.watermarks.of(&self.shared, slot)
+    }
+
+    fn tells_watermarks(&self) -> bool {
+        self.shared.watermarks.are_wanted()
     }
 
     fn sent_bytes(&self, _peer: &Hello, _slot: Slot, _bytes: usize) {}

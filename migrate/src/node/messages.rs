@@ -53,6 +53,10 @@ pub(crate) enum ControlMessage {
     /// Where I am reached: the first message on every control link. Who is behind may not have me in its map yet, and must
     /// answer me to get there.
     Reach { link: SocketAddr },
+    /// Do I have all that you acknowledged? Replica to primary. `asked_ns`: by the asker's clock.
+    FreshAsk { shard: ShardId, epoch: Epoch, boot: u64, asked_ns: u64 },
+    /// Yes, as of when you asked, once you have applied so much of the control log.
+    Fresh { shard: ShardId, epoch: Epoch, boot: u64, asked_ns: u64, applied: u64 },
 }
 
 /// Administrator to node.

@@ -6,6 +6,7 @@
 //! - [`Node`], its builder and keyspaces: callable from any thread;
 //! - `driver`: the one task that owns consensus, map and jobs; `apply`: what an applied entry means for this node;
 //! - `source`, `target`: the two sides of jobs; `finals`: the barrier's local half;
+//! - `replica_reads`, `watermarks`: reads at replicas, and the primary's part in them;
 //! - `receivers`, `links`, `peers`: streams in, connections in, messages out.
 //!
 //! What a node does not know: commands, clients, and sockets of clients.
@@ -24,6 +25,7 @@ mod peers;
 mod pledges;
 mod proposals;
 mod receivers;
+mod replica_reads;
 mod replicas;
 mod shared;
 mod source;
@@ -31,6 +33,7 @@ mod start;
 mod status;
 mod target;
 mod times;
+mod watermarks;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,6 +47,7 @@ pub use driver::DriverError;
 pub use hand_over::HandOverError;
 pub use keyspace::{NodeKeyspace, OpError};
 pub use messages::{AdminReply, AdminRequest, NodeIdentity};
+pub use replica_reads::{ReplicaKeyspace, ReplicaRead, ReplicaReadError};
 pub use shared::JobProgress;
 pub use start::{NodeBuilder, StartError, admin};
 pub use status::{JobStatus, KnownNode, MemberStatus, NodeStatus, ShardStatus};
@@ -70,6 +74,8 @@ pub struct NodeConfig {
     pub times: Times,
     /// Bounds on finalizing a job.
     pub limits: JobLimits,
+    /// How old answers of this node as a replica may be; `None`: the node timeout.
+    pub replica_staleness: Option<Duration>,
 }
 
 impl NodeConfig {
@@ -81,7 +87,13 @@ impl NodeConfig {
             min_in_sync: 1,
             times: Times::default(),
             limits: JobLimits::default(),
+            replica_staleness: None,
         }
+    }
+
+    /// How old answers of this node as a replica may be.
+    pub fn replica_staleness(&self) -> Duration {
+        self.replica_staleness.unwrap_or(Duration::from_nanos(self.times.node_timeout_ns))
     }
 }
 

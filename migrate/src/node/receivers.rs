@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use lockgate_engine::{Gate, Generation, Slot, SlotError};
+use lockgate_engine::{Gate, Generation, Slot, SlotError, Version};
 use lockgate_net::link::stream::{FollowObserver, Follower, WhyRefused};
 use lockgate_net::link::{LinkError, Purpose};
 use lockgate_runtime::sync::Arc;
@@ -112,6 +112,7 @@ impl Receivers {
     pub fn fence(&mut self) {
         self.is_fenced = true;
         self.sources.clear();
+        self.shared.marks.forget_all();
     }
 
     /// Follows again what is wanted.
@@ -131,6 +132,7 @@ impl Receivers {
     /// Follows `slot` no longer.
     pub fn unwant(&mut self, slot: Slot) {
         self.retries.remove(&slot);
+        self.shared.marks.forget(slot);
         if let Some(want) = self.wants.remove(&slot)
             && let Some(source) = self.sources.get(&want.from)
         {
@@ -290,6 +292,13 @@ impl FollowObserver for News {
     fn truncated(&self, slot: Slot, generation: Generation, records: u64) {
         let source = self.node.0;
         tracing::info!(%slot, %generation, source, records, "writes that the source never had are taken back");
+    }
+
+    fn watermark(&self, slot: Slot, generation: Generation, told: Option<Version>) {
+        match told {
+            Some(version) => self.shared.marks.told(slot, generation, version),
+            None => self.shared.marks.forget(slot),
+        }
     }
 
     fn disconnected(&self, _why: &LinkError) {}

@@ -20,10 +20,12 @@ use super::NodeConfig;
 use super::hand_over::HandOverReply;
 use super::messages::ControlMessage;
 use super::times::TimesOfJobs;
+use super::replica_reads::Freshness;
+use super::watermarks::Watermarks;
 use crate::control::{Attempt, ClusterMap, EntryBody, Incarnation, JobId, NodeId, Outcome};
 use crate::job::Phase;
 use crate::office::FenceReport;
-use crate::replica::{Feeds, ReplicaAcks};
+use crate::replica::{Feeds, ReplicaAcks, ReplicaMarks};
 
 /// Messages that wait for the driver before links stop reading.
 pub(crate) const INBOX_MESSAGES_MAX: usize = 1_024;
@@ -97,6 +99,12 @@ pub(crate) struct Shared {
     /// Where nodes said that they are reached: for those that the map does not have yet.
     pub reach: Mutex<BTreeMap<NodeId, SocketAddr>>,
     pub acks: ReplicaAcks,
+    /// What this node has acknowledged as a primary, for its replicas' readers.
+    pub watermarks: Watermarks,
+    /// What this node may show as a replica...
+    pub marks: ReplicaMarks,
+    /// ... and how old that is.
+    pub freshness: Freshness,
     /// Until when this node may serve its shard, by its clock; 0 while it may not (R6).
     pub lease_until_ns: AtomicU64,
     /// How often this node was fenced since its start.

@@ -16,13 +16,15 @@ use super::control_store;
 use super::driver::Driver;
 use super::links::serve_links;
 use super::messages::{AdminReply, AdminRequest, KIND_MESSAGE, decode, parts};
+use super::replica_reads::Freshness;
 use super::shared::{INBOX_MESSAGES_MAX, Identity, Shared};
 use super::times::TimesOfJobs;
+use super::watermarks::Watermarks;
 use super::{Node, NodeConfig};
 use crate::control::{Genesis, NodeId};
 use crate::job::JobLimits;
 use crate::office::Times;
-use crate::replica::{AckPolicy, ReplicaAcks};
+use crate::replica::{AckPolicy, ReplicaAcks, ReplicaMarks};
 
 /// Why a node could not start, or could not join a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How old this node's answers as a replica may be. Without this: the node timeout. It asks its primary four times
+    /// within this time: with less than a few round trips, readers are refused now and then.
+    pub fn replica_staleness(mut self, bound: Duration) -> Self {
+        self.config.replica_staleness = Some(bound);
+        self
+    }
+
     /// Starts the node. Must be awaited on core 0 of the engine's runtime. A node without a cluster serves nothing and
     /// waits for an administrator's [`AdminRequest::Form`] or [`AdminRequest::Join`].
     pub async fn start(self) -> Result<Node, StartError> {
@@ -121,6 +130,9 @@ impl NodeBuilder {
             leader: AtomicU32::new(0),
             reach: Mutex::default(),
             acks: ReplicaAcks::default(),
+            watermarks: Watermarks::default(),
+            marks: ReplicaMarks::default(),
+            freshness: Freshness::default(),
             lease_until_ns: AtomicU64::new(0),
             fences: AtomicU64::new(0),
             is_fenced: AtomicBool::new(false),

@@ -52,8 +52,8 @@ impl FeedObserver for Fed {
         self.forbidden.get() != Some(slot)
     }
 
-    fn acknowledged_watermark(&self, slot: Slot) -> Version {
-        self.watermarks.borrow().get(&slot).copied().unwrap_or_default()
+    fn acknowledged_watermark(&self, slot: Slot) -> Option<Version> {
+        self.watermarks.borrow().get(&slot).copied()
     }
 
     fn sent_bytes(&self, _: &Hello, _: Slot, bytes: usize) {

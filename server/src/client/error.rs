@@ -127,6 +127,7 @@ const REFUSING_CODES: &[&str] = &[
     "NOPERM",
     "READONLY",
     "LOADING",
+    "MASTERDOWN",
     "NOREPLICAS",
     "MISCONF",
     "NOPROTO",

@@ -59,10 +59,18 @@ impl Commands {
     ) -> Result<(), String> {
         let [_, key] = request.args() else { return Err(arity(name)) };
         check_keys(&[key])?;
-        let (seen, rests_on) = self.in_turn(request, || self.node.keyspace(0).deadline(key)).await?;
-        session.dependencies.push(rests_on);
-        let time_ms = seen.at_ms.map(|at_ms| match name {
-            "TTL" | "PTTL" => at_ms - seen.clock_ms,
+        let (exists, at_ms, clock_ms) = match self.at_replica(session, request, key).await? {
+            Some(read) => (read.value.is_some(), read.deadline_ms, lockgate_runtime::unix_ms()),
+            None => {
+                let deadline = || self.node.keyspace(0).deadline(key);
+                let (seen, rests_on) = self.in_turn(request, deadline).await?;
+                session.dependencies.push(rests_on);
+                (seen.exists, seen.at_ms, seen.clock_ms)
+            }
+        };
+        let time_ms = at_ms.map(|at_ms| match name {
+            // At a replica a key that is due is there until its delete has come.
+            "TTL" | "PTTL" => at_ms.saturating_sub(clock_ms),
             _ => at_ms,
         });
         let in_ms = name.starts_with('P');
@@ -70,7 +78,7 @@ impl Commands {
             Some(time_ms) if in_ms => time_ms,
             // Rounded, so that a key just set to end in 10 seconds is said to have 10 left.
             Some(time_ms) => time_ms.saturating_add(500) / 1_000,
-            None if seen.exists => ENDLESS,
+            None if exists => ENDLESS,
             None => ABSENT,
         });
         Ok(())

@@ -29,9 +29,7 @@ impl Commands {
     ) -> Result<(), String> {
         let [_, key] = request.args() else { return Err(arity("GET")) };
         check_keys(&[key])?;
-        let (value, rests_on) = self.in_turn(request, || self.node.keyspace(0).get(key)).await?;
-        session.dependencies.push(rests_on);
-        match value {
+        match self.value(session, request, key).await? {
             Some(value) => reply.bulk(value.as_bytes()),
             None => reply.null(),
         }
@@ -103,11 +101,24 @@ impl Commands {
         check_keys(keys)?;
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
-            let (value, rests_on) = self.in_turn(request, || self.node.keyspace(0).get(key)).await?;
-            session.dependencies.push(rests_on);
-            values.push(value);
+            values.push(self.value(session, request, key).await?);
         }
         Ok(values)
+    }
+
+    /// The value of one key: the owner's, or this replica's where the client takes that.
+    async fn value(
+        &self,
+        session: &mut Session,
+        request: &Request<'_>,
+        key: &[u8],
+    ) -> Result<Option<lockgate_engine::Value>, String> {
+        if let Some(read) = self.at_replica(session, request, key).await? {
+            return Ok(read.value);
+        }
+        let (value, rests_on) = self.in_turn(request, || self.node.keyspace(0).get(key)).await?;
+        session.dependencies.push(rests_on);
+        Ok(value)
     }
 
     pub(super) fn dbsize(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), String> {

@@ -10,6 +10,7 @@ mod info;
 mod keys;
 mod migrations;
 mod options;
+mod replica;
 mod strings;
 
 use std::cell::Cell;
@@ -41,6 +42,8 @@ pub struct Commands {
 #[derive(Default)]
 pub struct Session {
     dependencies: Vec<Dependency>,
+    /// The client takes what a replica has, however old it is within its bound: after READONLY.
+    takes_replica_reads: bool,
     /// The newest dependency of each slot that this connection was answered about, for WAITAOF.
     answered: BTreeMap<Slot, Dependency>,
 }
@@ -157,10 +160,7 @@ impl Service for Commands {
             "HELLO" => self.hello(request, reply),
             "SELECT" => select(request, reply),
             "CLIENT" => client(request, reply),
-            "READONLY" | "READWRITE" => {
-                reply.ok();
-                Ok(())
-            }
+            "READONLY" | "READWRITE" => replica::mode(name, session, request, reply),
             "INFO" => self.info(request, reply),
             "COMMAND" => info::command(request, reply),
             "CONFIG" => info::config(request, reply),

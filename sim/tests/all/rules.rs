@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use lockgate_engine::log::LogPosition;
-use lockgate_engine::{LogTicket, Slot, Term, Version};
+use lockgate_engine::{Followed, Generation, LogTicket, Slot, Term, Version};
 use lockgate_migrate::control::{
     ClusterMap, Entry, EntryBody, Epoch, Genesis, GenesisShard, Incarnation, Name, NodeId, NodeInfo, Origin,
     Outcome, Refusal, ShardId, SlotRange,
 };
 use lockgate_migrate::office::{Ask, Grantor, LeaseAsk};
-use lockgate_migrate::replica::ReplicaAcks;
+use lockgate_migrate::replica::{ReplicaAcks, ReplicaMarks};
 use lockgate_migrate::{AckPolicy, Dependency, Times};
 use lockgate_sim::mutations::with;
 
@@ -64,6 +64,30 @@ fn a_node_serves_one_shard() {
     assert_eq!(try_it(None), (Err(refusal), true));
     let (result, is_valid) = try_it(Some("a-node-in-two-shards"));
     assert!(result.is_ok() && !is_valid, "the oracle that looks at maps would see it");
+}
+
+/// R9. No client of a run reads at replicas: that is exempt from what its oracles check.
+#[test]
+fn a_replica_shows_nothing_above_the_watermark() {
+    let try_it = |bug, written: u64| {
+        let (marks, slot, generation) =
+            (ReplicaMarks::default(), Slot::new(12).expect("a slot"), Generation::new(1));
+        let version = |counter| Version { term: Term(1), counter };
+        marks.told(slot, generation, version(10));
+        let before = marks.mark(slot).expect("it was just told");
+        let seen = Followed {
+            value: None,
+            deadline_ms: None,
+            slot,
+            generation,
+            version: version(written),
+            slot_version: version(12),
+        };
+        assert!(marks.is_sound(&before, &seen));
+        with(bug, || marks.covers(&before, &seen))
+    };
+    assert_eq!((try_it(None, 10), try_it(None, 11)), (Some(true), Some(false)));
+    assert_eq!(try_it(Some("replica-reads-above-the-watermark"), 11), Some(true));
 }
 
 /// R11. A primary has one change under way at a time, and a failover bumps the epoch as well.

@@ -70,10 +70,15 @@ pub trait FeedObserver: 'static {
     /// Whether that node may have that slot. If not, it is refused as [`WhyRefused::NotHere`].
     fn may_feed(&self, peer: &Hello, slot: Slot, source_generation: Generation) -> bool;
 
-    /// Up to where the source has acknowledged a slot's writes to those who made them. Followers are told if the feeder
-    /// hears of changes ([`Feeder::watermarks`]). Never goes back while the slot is owned.
-    fn acknowledged_watermark(&self, _slot: Slot) -> Version {
-        Version::ZERO
+    /// Up to where the source has acknowledged a slot's writes to those who made them; `None` while that is not to be told.
+    /// Followers are told if the feeder hears of changes ([`Feeder::watermarks`]). Never goes back while the slot is owned.
+    fn acknowledged_watermark(&self, _slot: Slot) -> Option<Version> {
+        None
+    }
+
+    /// Whether [`FeedObserver::acknowledged_watermark`] is worth asking now; notified like its changes.
+    fn tells_watermarks(&self) -> bool {
+        true
     }
 
     /// So many bytes of records were queued for that slot.
@@ -118,6 +123,7 @@ impl Feeder {
     pub async fn run(self, sender: LinkSender, receiver: LinkReceiver) -> LinkError {
         let feed = Feed {
             stream: self.engine.stream(),
+            engine: self.engine,
             peer: sender.peer().clone(),
             observer: self.observer,
             state: RefCell::new(State {
@@ -141,6 +147,7 @@ impl Feeder {
 
 /// One running feeder.
 struct Feed {
+    engine: Engine,
     stream: SlotStream,
     peer: Hello,
     observer: Rc<dyn FeedObserver>,
@@ -174,8 +181,18 @@ struct Fed {
     cursor: Version,
     received: Version,
     synced: Version,
+    /// What the slot had when the subscription began. No watermark below it is told: a follower that is filled anew has
+    /// gaps up to here, where what is overwritten since need not be sent any more.
+    begun_at: Version,
     /// The watermark that the follower knows.
-    told: Version,
+    told: Option<Version>,
+}
+
+impl Fed {
+    /// Whether the follower has more than it knows to be acknowledged, or knows nothing.
+    fn knows_too_little(&self) -> bool {
+        self.told < Some(self.received)
+    }
 }
 
 impl Drop for Feed {
@@ -252,7 +269,8 @@ impl Feed {
             cursor,
             received: cursor,
             synced: Version::ZERO,
-            told: Version::ZERO,
+            begun_at: self.engine.slot_status(slot).version,
+            told: None,
         };
         self.state.borrow_mut().slots.insert(slot, fed);
         self.tell(slot, &fed);
@@ -304,7 +322,7 @@ impl Feed {
     fn tell(&self, slot: Slot, fed: &Fed) {
         assert!(fed.synced <= fed.received, "slot {slot}: synced is never ahead of received");
         self.observer.acknowledged(&self.peer, slot, fed.source_generation, fed.received, fed.synced);
-        if self.watermarks.is_some() && fed.told < fed.received {
+        if self.watermarks.is_some() && fed.knows_too_little() {
             self.state.borrow_mut().untold.insert(slot);
         }
     }
@@ -373,7 +391,8 @@ impl Feed {
     fn next_watermarks(&self) -> Option<Vec<AckedTo>> {
         let mut state = self.state.borrow_mut();
         let State { slots, untold, look_from_ns, look_then, .. } = &mut *state;
-        if untold.is_empty() {
+        if untold.is_empty() || !self.observer.tells_watermarks() {
+            *look_then = false;
             return None;
         }
         let now_ns = lockgate_runtime::now_ns();
@@ -388,12 +407,13 @@ impl Feed {
             *look_then = entries.len() == WATERMARKS_PER_MESSAGE;
             if !*look_then {
                 let version = self.observer.acknowledged_watermark(slot);
-                if version > fed.told {
-                    fed.told = version;
+                let version = version.filter(|&version| version >= fed.begun_at && Some(version) > fed.told);
+                if let Some(version) = version {
+                    fed.told = Some(version);
                     entries.push(AckedTo { slot, subscription: fed.subscription, version });
                 }
             }
-            fed.told < fed.received
+            fed.knows_too_little()
         });
         (!entries.is_empty()).then_some(entries)
     }

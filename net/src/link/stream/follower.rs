@@ -47,6 +47,11 @@ pub trait FollowObserver: 'static {
     /// The slot had writes that the source never had: so many records were taken back. It is followed on.
     fn truncated(&self, slot: Slot, generation: Generation, records: u64);
 
+    /// Up to where the source says that it has acknowledged the slot's writes, or that it has not said so in the
+    /// subscription that begins now. Whoever has the first version that it says has all that the slot then had, without
+    /// gaps.
+    fn watermark(&self, _slot: Slot, _generation: Generation, _told: Option<Version>) {}
+
     /// The link is over. The wanted slots are kept for the next one.
     fn disconnected(&self, why: &LinkError);
 }
@@ -83,7 +88,7 @@ struct Wanted {
     /// How often it was subscribed anew since something was applied or taken back.
     vain_rounds: u32,
     /// Up to where the source has acknowledged its writes, as far as it has said in this subscription.
-    watermark: Version,
+    watermark: Option<Version>,
 }
 
 /// What belongs to the link of the moment.
@@ -145,7 +150,7 @@ impl Follower {
             return;
         }
         let subscription = state.next_subscription();
-        let (vain_rounds, watermark) = (0, Version::ZERO);
+        let (vain_rounds, watermark) = (0, None);
         let wanted = Wanted { generation, source_generation, subscription, vain_rounds, watermark };
         let replaced = state.wanted.insert(slot, wanted);
         if let Some(link) = &mut state.link
@@ -155,6 +160,7 @@ impl Follower {
             link.to_unsubscribe.push(Subscription { slot, subscription });
         }
         drop(state);
+        self.0.observer.watermark(slot, generation, None);
         self.0.outgoing.notify_all();
     }
 
@@ -171,7 +177,8 @@ impl Follower {
     /// Up to where the source has acknowledged a slot's writes: what the slot has at or below this is never taken back. It is
     /// some time old, may lie above what the slot has, and is zero until the source says it, anew on each link.
     pub fn watermark(&self, slot: Slot) -> Version {
-        self.0.state.borrow().wanted.get(&slot).map_or(Version::ZERO, |wanted| wanted.watermark)
+        let told = self.0.state.borrow().wanted.get(&slot).and_then(|wanted| wanted.watermark);
+        told.unwrap_or(Version::ZERO)
     }
 
     /// Connects to a feeder and follows until the link is over; says why it is. When to try again is the caller's
@@ -216,7 +223,8 @@ impl Linked {
             for slot in &slots {
                 let subscription = state.next_subscription();
                 let wanted = state.wanted.get_mut(slot).expect("just listed");
-                (wanted.subscription, wanted.watermark) = (subscription, Version::ZERO);
+                (wanted.subscription, wanted.watermark) = (subscription, None);
+                inner.observer.watermark(*slot, wanted.generation, None);
             }
             state.link = Some(OnLink { to_subscribe: slots, ..OnLink::default() });
         }
@@ -239,6 +247,7 @@ impl Inner {
     fn forget(&self, slot: Slot) -> Option<Wanted> {
         let mut state = self.state.borrow_mut();
         let wanted = state.wanted.remove(&slot)?;
+        self.observer.watermark(slot, wanted.generation, None);
         if let Some(link) = &mut state.link
             && !link.to_subscribe.remove(&slot)
         {
@@ -272,7 +281,8 @@ impl Inner {
             return self.give_up(slot, subscription, why);
         }
         // The source lets go of the earlier subscription when it hears of the next one.
-        (wanted.subscription, wanted.watermark) = (next, Version::ZERO);
+        (wanted.subscription, wanted.watermark) = (next, None);
+        self.observer.watermark(slot, wanted.generation, None);
         state.link.as_mut().expect("called while a link is there").to_subscribe.insert(slot);
         drop(state);
         self.outgoing.notify_all();
@@ -359,7 +369,8 @@ impl Inner {
                 for AckedTo { slot, subscription, version } in told {
                     let wanted = state.wanted.get_mut(&slot);
                     if let Some(wanted) = wanted.filter(|wanted| wanted.subscription == subscription) {
-                        wanted.watermark = wanted.watermark.max(version);
+                        wanted.watermark = wanted.watermark.max(Some(version));
+                        self.observer.watermark(slot, wanted.generation, wanted.watermark);
                     }
                 }
             }
