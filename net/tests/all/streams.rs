@@ -168,6 +168,11 @@ impl Two {
         (link.0, link.1)
     }
 
+    /// Whether a link was made since the last ones were cut.
+    pub fn is_linked(&self) -> bool {
+        !self.links.borrow().is_empty()
+    }
+
     pub fn cut_links(&self) {
         self.links.borrow_mut().drain(..).for_each(|link| link.close("cut by the test"));
     }

@@ -54,11 +54,12 @@ fn a_follower_is_told_what_the_source_has_acknowledged() {
         }
         // What a new subscription's slot had at its beginning may have come with gaps below: no watermark speaks of them.
         two.fed.watermarks.borrow_mut().insert(one, early);
-        let links = two.followed.disconnected.get();
+        until("the new link", || two.is_linked()).await;
         two.cut_links();
-        until("a new link", || two.followed.disconnected.get() > links).await;
-        two.told(other, two.source.slot_status(other).version).await;
-        assert_eq!(two.follower.watermark(one), Version::ZERO);
+        let last = two.source.slot_status(other).version;
+        // The other's watermark is told on the new link, where nothing was said of this one.
+        let both = || two.follower.watermark(one) == Version::ZERO && two.follower.watermark(other) == last;
+        until("the other's watermark", both).await;
         two.acknowledge(one, two.source.slot_status(one).version);
         two.told(one, two.source.slot_status(one).version).await;
         two.follower.unfollow(one);
