@@ -48,6 +48,11 @@ pub enum ClusterCommand {
     SetReplicas(SetReplicasArgs),
     /// Say who votes on ownership
     SetVoters(SetVotersArgs),
+    /// Begin a new generation of a cluster that has lost a majority of its voters for good: what only the lost nodes have is
+    /// lost
+    Recover(RecoverArgs),
+    /// Say whose the slots are that two shards claim after a recovery
+    Assign(AssignArgs),
     /// Put a running node with an empty directory into the place of a dead one, which leaves for good
     ReplaceNode(ReplaceNodeArgs),
 }
@@ -134,6 +139,43 @@ pub struct StatusArgs {
     /// Print everything as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// The options of `lockgate cluster recover`.
+#[derive(Args, Clone, Debug)]
+pub struct RecoverArgs {
+    /// The link addresses of nodes that are left; all nodes that they know of are asked
+    #[arg(long, value_name = "LINK_ADDR", required = true, num_args = 1..)]
+    pub node: Vec<SocketAddr>,
+    /// Give the present generation of the cluster up for lost. Without this it is only said what that would mean
+    #[arg(long)]
+    pub force_new_generation: bool,
+    /// Do not ask for a confirmation
+    #[arg(long, requires = "force_new_generation")]
+    pub yes: bool,
+}
+
+/// The options of `lockgate cluster assign`.
+#[derive(Args, Clone, Debug)]
+pub struct AssignArgs {
+    /// The disputed slots: one, or a range as FIRST-LAST. The whole job is decided that moves them
+    #[arg(long, value_name = "SLOTS", value_parser = parse_slots)]
+    pub slots: (u16, u16),
+    /// The shard that serves them from now on, with what it has of them
+    #[arg(long, value_name = "SHARD")]
+    pub to: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub any: AnyNode,
+}
+
+fn parse_slots(text: &str) -> Result<(u16, u16), String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u16>().ok().filter(|number| *number < lockgate_engine::SLOTS);
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        _ => Err(format!("slots are 0 to {}, one or FIRST-LAST", lockgate_engine::SLOTS - 1)),
+    }
 }
 
 /// Which node is asked.

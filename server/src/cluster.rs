@@ -1,12 +1,14 @@
 //! `lockgate cluster` and `lockgate failover`: forms clusters, asks how they are, and changes them.
 
-use lockgate_migrate::control::{EntryBody, NodeId, ShardId};
+use lockgate_migrate::control::{EntryBody, NodeId, ShardId, SlotRange};
 use lockgate_runtime::Runtime;
 
-use crate::cli::{ClusterCommand, CreateArgs, FailoverArgs, ReplaceNodeArgs, StatusArgs};
+use crate::cli::{
+    AssignArgs, ClusterCommand, CreateArgs, FailoverArgs, RecoverArgs, ReplaceNodeArgs, StatusArgs,
+};
 use crate::error::CommandError;
 use crate::operations::{self, OperationError};
-use crate::{formation, survey};
+use crate::{formation, recovery, survey};
 
 /// A core for a tool's own conversations with nodes.
 pub(crate) fn tool_runtime() -> Result<Runtime, CommandError> {
@@ -67,6 +69,8 @@ pub fn run(command: &ClusterCommand) -> Result<(), CommandError> {
             Ok(())
         }
         ClusterCommand::ReplaceNode(args) => replace(args),
+        ClusterCommand::Recover(args) => recover(args),
+        ClusterCommand::Assign(args) => assign(args),
     }
 }
 
@@ -80,6 +84,64 @@ pub fn failover(args: &FailoverArgs) -> Result<(), CommandError> {
     let done = operate(move || operations::fail_over(any, shard, to))?;
     let took_ms = done.took.as_secs_f64() * 1_000.0;
     println!("node {to} leads shard {shard} now, node {} follows; it took {took_ms:.1} ms", done.from);
+    Ok(())
+}
+
+/// Begins a new generation, after it has said what that means.
+fn recover(args: &RecoverArgs) -> Result<(), CommandError> {
+    let (runtime, nodes) = (tool_runtime()?, args.node.clone());
+    let look = |nodes: Vec<_>| runtime.block_on(0, move || async move { recovery::look(&nodes).await });
+    let mut findings = look(nodes.clone()).map_err(CommandError::cluster)?;
+    if !findings.waiting.is_empty() {
+        println!("an interrupted recovery is finished first");
+        let unfinished = findings.clone();
+        let finished = runtime.block_on(0, move || async move { unfinished.finish().await });
+        finished.map_err(CommandError::cluster)?;
+        findings = look(nodes).map_err(CommandError::cluster)?;
+        if findings.check_lost().is_err() {
+            println!("a majority answers in generation {}: done", findings.newest.generation);
+            return Ok(());
+        }
+    }
+    findings.check_lost().map_err(CommandError::cluster)?;
+    println!("{}", findings.outlook());
+    if !args.force_new_generation {
+        return Err(CommandError::Usage("nothing was done: that takes --force-new-generation".into()));
+    }
+    if !args.yes && !confirmed()? {
+        return Err(CommandError::Usage("nothing was done".into()));
+    }
+    let lost = findings.lost.clone();
+    let done = runtime.block_on(0, move || async move { findings.recover().await });
+    let done = done.map_err(CommandError::cluster)?;
+    println!("generation {} has begun; nodes {} vote", done.generation, recovery::numbers(&done.voters));
+    for node in lost {
+        println!(
+            "node {node} is locked out: put an empty node into its place by `lockgate cluster replace-node`"
+        );
+    }
+    for job in done.disputed {
+        println!(
+            "job {job} is disputed, nobody serves its slots: see `cluster status`, decide by `cluster assign`"
+        );
+    }
+    Ok(())
+}
+
+fn confirmed() -> Result<bool, CommandError> {
+    println!("type `recover` to do this:");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(CommandError::io("cannot read the confirmation"))?;
+    Ok(line.trim() == "recover")
+}
+
+/// Decides a disputed job.
+fn assign(args: &AssignArgs) -> Result<(), CommandError> {
+    let (any, owner, (first, last)) = (args.any.node, ShardId(args.to), args.slots);
+    let decided = operate(move || operations::decide(any, SlotRange::new(first, last), owner))?;
+    for (job, slots) in decided {
+        println!("job {job}: shard {owner} owns its {slots} slots, with what it has of them");
+    }
     Ok(())
 }
 

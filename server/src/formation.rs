@@ -116,7 +116,12 @@ fn genesis(shards: &[Vec<SocketAddr>], identities: &[NodeIdentity], voters: usiz
             slots: vec![SlotRange::new(first(index), first(index + 1) - 1)],
         }
     };
-    Genesis { cluster: random_bytes(), shards: nodes.chunks(width).enumerate().map(shard).collect(), nodes }
+    Genesis {
+        cluster: random_bytes(),
+        generation: 0,
+        shards: nodes.chunks(width).enumerate().map(shard).collect(),
+        nodes,
+    }
 }
 
 async fn wait_until_served(addrs: &[SocketAddr]) -> Result<(), FormationError> {

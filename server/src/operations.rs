@@ -8,7 +8,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lockgate_migrate::control::{EntryBody, Genesis, Incarnation, Name, NodeId, NodeInfo, ShardId};
+use lockgate_migrate::control::{
+    EntryBody, Genesis, Incarnation, JobId, Name, NodeId, NodeInfo, ShardId, SlotRange,
+};
 use lockgate_migrate::node::{AdminReply, AdminRequest, KnownNode, NodeStatus, ShardStatus};
 
 use crate::formation::{
@@ -83,6 +85,9 @@ pub enum OperationError {
         /// What happened.
         error: FormationError,
     },
+    /// There is nothing to decide.
+    #[error("no job over the slots {0} is disputed: slots move by CLUSTER MIGRATESLOTS")]
+    NotDisputed(SlotRange),
     /// The new node has a cluster already, or had this one.
     #[error("{0} was part of a cluster already: start it with an empty data directory")]
     Taken(SocketAddr),
@@ -251,6 +256,28 @@ pub async fn replace_node(
     }
     change(any, EntryBody::RemoveNode { node: dead }).await?;
     Ok(Replaced { node, shard, votes })
+}
+
+/// Gives the slots of every disputed job that has some of `slots` to `owner`; returns the jobs, and how many slots each
+/// has. Must run on a core.
+pub async fn decide(
+    any: SocketAddr,
+    slots: SlotRange,
+    owner: ShardId,
+) -> Result<Vec<(JobId, usize)>, OperationError> {
+    let status = formation::status(any).await?;
+    shard_in(&status, owner)?;
+    let disputed = status.jobs.iter().filter(|job| job.state == "disputed");
+    let concerned = disputed.filter(|job| job.slots.iter().any(|range| range.overlaps(slots)));
+    let count = |ranges: &[SlotRange]| ranges.iter().map(|range| range.len()).sum();
+    let jobs: Vec<(JobId, usize)> = concerned.map(|job| (job.id, count(&job.slots))).collect();
+    if jobs.is_empty() {
+        return Err(OperationError::NotDisputed(slots));
+    }
+    for &(job, _) in &jobs {
+        change(any, EntryBody::Decide { job, owner }).await?;
+    }
+    Ok(jobs)
 }
 
 /// A node that answers under its own directory is not dead, whatever the network was a moment ago.

@@ -66,6 +66,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
         });
         ending = ended.recv().unwrap_or(Ending::NodeStopped);
     }
+    let why = node.failure().map(str::to_owned);
     node.stop();
     // Every core drops its end when its last client is gone.
     let _ = clients_gone.recv();
@@ -78,9 +79,10 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     runtime.shutdown();
     match ending {
         Ending::Signal | Ending::Retired => Ok(()),
-        Ending::NodeStopped => Err(CommandError::Serve(
-            "this node has stepped down because its log failed; restart it once its disk is sound".into(),
-        )),
+        Ending::NodeStopped => {
+            let why = why.unwrap_or_else(|| "see its output".to_owned());
+            Err(CommandError::Serve(format!("this node has stepped down: {why}")))
+        }
     }
 }
 

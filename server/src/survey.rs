@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lockgate_migrate::control::NodeId;
+use lockgate_migrate::control::recovery::majority;
+use lockgate_migrate::control::{NodeId, SlotRange};
 use lockgate_migrate::node::{AdminReply, AdminRequest, KnownNode, NodeStatus, ShardStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::formation::{self, FormationError};
+use crate::recovery::numbers;
 
 /// How long a node may take to say how it is, before it counts as unreachable.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -43,6 +45,10 @@ pub struct OwnWords {
     pub leader: Option<NodeId>,
     /// Whether it has the lease of a shard that it leads.
     pub lease_held: bool,
+    /// Whether it has left its generation of the cluster, and waits to enter the next.
+    pub has_left: bool,
+    /// The slots that are frozen there.
+    pub frozen: Vec<SlotRange>,
 }
 
 /// Asks the node at `addr` for its map, then each node of that map for itself. Must run on a core.
@@ -57,8 +63,8 @@ async fn ask_of_itself(known: &KnownNode) -> Surveyed {
     let says = match formation::ask_within(known.link, &AdminRequest::Status, LOOK_LIMIT).await {
         // Another node may have taken the address.
         Ok(AdminReply::Status(status)) if status.node == node => {
-            let NodeStatus { applied, leader, lease_held, .. } = *status;
-            Some(OwnWords { applied, leader, lease_held })
+            let NodeStatus { applied, leader, lease_held, has_left, frozen, .. } = *status;
+            Some(OwnWords { applied, leader, lease_held, has_left, frozen })
         }
         _ => None,
     };
@@ -73,6 +79,7 @@ pub fn table(survey: &Survey) -> String {
         "as node {} sees it, up to entry {} of the control log, which is {leader}",
         seen.node, seen.applied
     )];
+    lines.extend(alarms(survey));
     lines.extend(columns(&node_rows(survey)));
     lines.push(String::new());
     lines.extend(columns(&shard_rows(seen)));
@@ -88,6 +95,43 @@ pub fn table(survey: &Survey) -> String {
     lines.join("\n")
 }
 
+/// Whether too few voters answer for the control log to decide anything.
+pub fn has_lost_majority(survey: &Survey) -> bool {
+    let voters = survey.seen.nodes.iter().filter(|known| known.voter).count();
+    votes(survey, true).len() < majority(voters)
+}
+
+/// The voters that take part, or those that do not.
+fn votes(survey: &Survey, wanted: bool) -> Vec<NodeId> {
+    let takes_part = |of: &Surveyed| of.says.as_ref().is_some_and(|words| !words.has_left);
+    let both = survey.seen.nodes.iter().zip(&survey.nodes);
+    both.filter(|(known, of)| known.voter && takes_part(of) == wanted).map(|(_, of)| of.node).collect()
+}
+
+/// What operators must not miss.
+fn alarms(survey: &Survey) -> Vec<String> {
+    let mut lines = Vec::new();
+    if has_lost_majority(survey) {
+        let (here, away) = (votes(survey, true), votes(survey, false));
+        lines.push(format!(
+            "THE CONTROL LOG HAS LOST ITS MAJORITY: {} of {} voters take part, nodes {} do not. Leases run out, nothing \
+             moves, and no shard fails over until they are back. If they are lost for good: lockgate cluster recover",
+            here.len(),
+            here.len() + away.len(),
+            numbers(&away)
+        ));
+        for surveyed in &survey.nodes {
+            let frozen = surveyed.says.as_ref().map_or(&[][..], |words| &words.frozen);
+            if !frozen.is_empty() {
+                let ranges: Vec<String> = frozen.iter().map(SlotRange::to_string).collect();
+                let (node, ranges) = (surveyed.node, ranges.join(" "));
+                lines.push(format!("node {node} holds frozen slots, which stay so until then: {ranges}"));
+            }
+        }
+    }
+    lines
+}
+
 fn node_rows(survey: &Survey) -> Vec<Vec<String>> {
     let titles = ["node", "links", "clients", "boot", "shard", "role", "in sync", "votes", "answers"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
@@ -100,7 +144,11 @@ fn node_rows(survey: &Survey) -> Vec<Vec<String>> {
             (false, _) => "no",
         };
         let answers = surveyed.says.as_ref().map_or("no".to_owned(), |words| {
-            let lease = if words.lease_held { ", lease held" } else { "" };
+            let lease = match words {
+                OwnWords { has_left: true, .. } => ", has left its generation",
+                OwnWords { lease_held: true, .. } => ", lease held",
+                _ => "",
+            };
             format!("at entry {}{lease}", words.applied)
         });
         rows.push(vec![
@@ -166,4 +214,57 @@ fn columns(rows: &[Vec<String>]) -> Vec<String> {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use lockgate_migrate::control::Incarnation;
+
+    use super::*;
+
+    /// Three voters, of which the last `away` say nothing; the first holds a frozen slot.
+    fn survey(away: usize) -> Survey {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 7_000));
+        let known = |number: u32| KnownNode {
+            incarnation: Incarnation { node: NodeId(number), directory: [number as u8; 16], boot: 1 },
+            name: String::new(),
+            link: addr,
+            listen: addr,
+            voter: true,
+        };
+        let frozen = vec![SlotRange::new(100, 101)];
+        let says = |frozen| OwnWords { applied: 9, leader: None, lease_held: false, has_left: false, frozen };
+        let nodes = (0..3).map(|at| Surveyed {
+            node: NodeId(at as u32 + 1),
+            says: (at + away < 3).then(|| says(if at == 0 { frozen.clone() } else { Vec::new() })),
+        });
+        let seen = NodeStatus {
+            node: NodeId(1),
+            applied: 9,
+            leader: None,
+            lease_held: false,
+            node_timeout_ms: 2_000,
+            lease_over_ms: 1_515,
+            generation: 0,
+            recovery: [0; 16],
+            has_left: false,
+            frozen: frozen.clone(),
+            next_node: NodeId(4),
+            nodes: (1..=3).map(known).collect(),
+            shards: Vec::new(),
+            jobs: Vec::new(),
+        };
+        Survey { seen, nodes: nodes.collect() }
+    }
+
+    #[test]
+    fn a_lost_majority_is_told_with_who_holds_frozen_slots() {
+        assert!(!has_lost_majority(&survey(1)) && alarms(&survey(1)).is_empty());
+        let told = table(&survey(2));
+        assert!(told.contains("LOST ITS MAJORITY: 1 of 3 voters take part, nodes 2, 3 do not"), "{told}");
+        assert!(told.contains("node 1 holds frozen slots, which stay so until then: 100-101"), "{told}");
+        let mut left = survey(1);
+        left.nodes[1].says.as_mut().expect("it answers").has_left = true;
+        assert!(has_lost_majority(&left), "who has left does not take part");
+    }
 }

@@ -175,7 +175,7 @@ impl Jobs {
             JobState::Active => Step::Streaming,
             JobState::Committed { .. } => Step::Committed,
             JobState::Activated { .. } => Step::Activated,
-            JobState::Failed { .. } | JobState::Cancelled { .. } => return,
+            JobState::Failed { .. } | JobState::Cancelled { .. } | JobState::Disputed => return,
         };
         self.reach(job.id, step);
     }

@@ -115,6 +115,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a replica shows what its primary has not acknowledged",
     ),
     checked(
+        "recovery-without-the-fence",
+        "R18",
+        "an_old_voter_is_not_let_into_the_next_generation",
+        "voters of a generation that was given up take part in the next one",
+    ),
+    checked(
         "joining-not-waited-for",
         "R11",
         "answers_wait_for_who_is_about_to_join",

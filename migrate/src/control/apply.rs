@@ -4,8 +4,8 @@
 //! no trace but the applied index; `StartJob` also leaves its number among the seen, so that a delayed duplicate of a
 //! refused one does not start a job that nobody expects any more.
 //!
-//! The counter (R1) moves here only: one value for each applied AssignSlots, Failover and CommitJobs (the term of the slots
-//! they give), for each StartJob (job, attempt and generation), and for each attempt that takes a consumed one's place.
+//! The counter (R1) moves here only: one value for each applied AssignSlots, Failover, CommitJobs and Decide (the term of
+//! the slots they give), for each StartJob (job, attempt and generation), and for each attempt that takes a consumed one's place.
 
 use lockgate_engine::{Generation, Slot, Term};
 use lockgate_runtime::mutation;
@@ -120,6 +120,15 @@ pub enum Effect {
         /// The job.
         job: JobId,
     },
+    /// A disputed job's slots have an owner.
+    Decided {
+        /// The job.
+        job: JobId,
+        /// The owner.
+        owner: ShardId,
+        /// Their term.
+        term: Term,
+    },
     /// The control log has other voters.
     VotersSet {
         /// All of them, in ascending order: the raft core's owner tells it.
@@ -207,6 +216,7 @@ impl ClusterMap {
                 Ok(Effect::ShardRemoved { shard: *shard })
             }
             EntryBody::SetVoters { voters } => self.set_voters(entry.origin, voters),
+            EntryBody::Decide { job, owner } => self.decide(entry.at_ms, *job, *owner),
         }
     }
 
@@ -215,7 +225,7 @@ impl ClusterMap {
         self.counter
     }
 
-    fn touch(&mut self, shard: ShardId) -> &mut Shard {
+    pub(super) fn touch(&mut self, shard: ShardId) -> &mut Shard {
         let index = self.applied;
         let shard = self.shards.get_mut(&shard).expect("the preconditions have seen the shard");
         shard.changed_index = index;
@@ -468,7 +478,7 @@ impl ClusterMap {
         }
     }
 
-    fn consume_attempt(&mut self, id: JobId, at_ms: u64, why: String) -> Attempt {
+    pub(super) fn consume_attempt(&mut self, id: JobId, at_ms: u64, why: String) -> Attempt {
         let next = Attempt(self.take());
         let job = self.change_job(id, at_ms);
         job.attempt = next;
@@ -476,7 +486,7 @@ impl ClusterMap {
         next
     }
 
-    fn change_job(&mut self, id: JobId, at_ms: u64) -> &mut Job {
+    pub(super) fn change_job(&mut self, id: JobId, at_ms: u64) -> &mut Job {
         let index = self.applied;
         let job = self.jobs.get_mut(&id).expect("the preconditions have seen the job");
         job.updated_ms = at_ms;
@@ -511,6 +521,29 @@ impl ClusterMap {
         let state = if cancelled { JobState::Cancelled { why } } else { JobState::Failed { why } };
         self.finish_job(job, at_ms, state);
         Ok(Effect::JobAborted { job })
+    }
+
+    fn decide(&mut self, at_ms: u64, id: JobId, owner: ShardId) -> Result<Effect, Refusal> {
+        check::decide(self, id, owner)?;
+        let term = Term(self.take());
+        let job = &self.jobs[&id];
+        let (source, target, generation, slots) = (job.source, job.target, job.generation, job.slots.clone());
+        for slot in slots_of(&slots) {
+            let given = self.slot_mut(slot);
+            given.term = term;
+            if owner == target {
+                (given.shard, given.generation) = (Some(target), generation);
+            }
+        }
+        self.touch(source);
+        self.touch(target).in_sync_version += 1;
+        let state = if owner == target {
+            JobState::Activated { index: self.applied }
+        } else {
+            JobState::Failed { why: "an operator decided that its slots have not moved".to_owned() }
+        };
+        self.finish_job(id, at_ms, state);
+        Ok(Effect::Decided { job: id, owner, term })
     }
 
     fn activated(&mut self, at_ms: u64, id: JobId) -> Result<Effect, Refusal> {

@@ -29,6 +29,7 @@ const ENTRY: Format = Format { what: "control entry", kind: b'E', version: 1, by
 const MAP: Format = Format { what: "cluster map", kind: b'M', version: 1, bytes_max: MAP_BYTES_MAX };
 const GENESIS: Format = Format { what: "genesis", kind: b'G', version: 1, bytes_max: MAP_BYTES_MAX };
 const MEMBERSHIP: Format = Format { what: "membership", kind: b'J', version: 1, bytes_max: 64 };
+const LEAVING: Format = Format { what: "leaving", kind: b'L', version: 1, bytes_max: MAP_BYTES_MAX };
 const MESSAGE: Format =
     Format { what: "raft message", kind: b'R', version: 1, bytes_max: RAFT_MESSAGE_BYTES_MAX };
 const PERSIST: Format =
@@ -174,6 +175,16 @@ pub fn encode_membership(cluster: ClusterId, node: NodeId) -> Result<Vec<u8>, Co
 /// A node's place in a cluster that it joined after the beginning, from bytes.
 pub fn decode_membership(bytes: &[u8]) -> Result<(ClusterId, NodeId), CodecError> {
     decode(&MEMBERSHIP, bytes)
+}
+
+/// The generation that a node has left, and what the next one begins with if it knows, as bytes.
+pub fn encode_leaving(generation: u64, next: Option<&MapSnapshot>) -> Result<Vec<u8>, CodecError> {
+    encode(&LEAVING, &(generation, next))
+}
+
+/// The generation that a node has left, and what the next one begins with if it knows, from bytes.
+pub fn decode_leaving(bytes: &[u8]) -> Result<(u64, Option<MapSnapshot>), CodecError> {
+    decode(&LEAVING, bytes)
 }
 
 /// A raft message as bytes.

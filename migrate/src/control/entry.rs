@@ -148,6 +148,13 @@ pub enum EntryBody {
         /// Who votes from now on.
         voters: Vec<NodeId>,
     },
+    /// An operator says whose a disputed job's slots are.
+    Decide {
+        /// The job.
+        job: JobId,
+        /// Its source or its target.
+        owner: ShardId,
+    },
 }
 
 /// What a source gathered before it asked for the vote on one job (R14). Void unless all of it still holds on apply.
@@ -214,6 +221,7 @@ impl EntryBody {
             | EntryBody::Restarted { .. }
             | EntryBody::Failover { .. }
             | EntryBody::RemoveShard { .. }
+            | EntryBody::Decide { .. }
             | EntryBody::Activated { .. } => Ok(()),
             EntryBody::SetVoters { voters } => within("the list of voters", voters.len(), VOTERS_MAX),
             EntryBody::CreateShard { replicas, .. } | EntryBody::SetReplicas { replicas, .. } => {
@@ -257,6 +265,7 @@ impl EntryBody {
             EntryBody::SetReplicas { .. } => "SetReplicas",
             EntryBody::RemoveShard { .. } => "RemoveShard",
             EntryBody::SetVoters { .. } => "SetVoters",
+            EntryBody::Decide { .. } => "Decide",
         }
     }
 }

@@ -4,7 +4,7 @@
 //! - every term, job, attempt and generation came from `counter` and is not above it (R1);
 //! - a node serves at most one shard (R13); a shard's in-sync set holds its primary, and otherwise replicas with the boot
 //!   that the map knows them by (R2);
-//! - a slot of an active job belongs to its source and to no other active job; a slot is pending exactly while the job that
+//! - a slot of an active or disputed job belongs to its source and to no other such job; a slot is pending exactly while the job that
 //!   moved it is committed and not activated, and then it belongs to that job's target (R16);
 //! - finished jobs are kept up to [`JOBS_KEPT`].
 //!
@@ -132,6 +132,9 @@ pub enum JobState {
         /// The index of the entry that decided it.
         index: u64,
     },
+    /// Whether it was committed went down with a majority of the voters: its slots are nobody's to serve until an operator
+    /// decides.
+    Disputed,
     /// Ended without moving anything.
     Failed {
         /// Why.
@@ -156,6 +159,7 @@ impl JobState {
             JobState::Active => "active",
             JobState::Committed { .. } => "committed",
             JobState::Activated { .. } => "activated",
+            JobState::Disputed => "disputed",
             JobState::Failed { .. } => "failed",
             JobState::Cancelled { .. } => "cancelled",
         }
@@ -225,6 +229,10 @@ pub(super) struct Proposals {
 pub struct ClusterMap {
     /// The cluster's identity.
     pub cluster: ClusterId,
+    /// How often the control log was begun anew because a majority of its voters was lost.
+    pub generation: u64,
+    /// Names the last time that it was; zeros before.
+    pub recovery: [u8; 16],
     /// The last value that was given out as a term, job, attempt or generation (R1).
     pub counter: u64,
     /// The last applied index.
@@ -260,6 +268,8 @@ pub struct GenesisShard {
 pub struct Genesis {
     /// The cluster's identity.
     pub cluster: ClusterId,
+    /// The generation in which it is given to nodes that come later; 0 when the cluster is created.
+    pub generation: u64,
     /// All nodes; their `voter` flags are the voters of the control log.
     pub nodes: Vec<NodeInfo>,
     /// All shards. Slots that none of them names are owned by nobody.
@@ -272,6 +282,8 @@ impl ClusterMap {
         let invalid = |what: String| Err(Invalid { what });
         let mut map = ClusterMap {
             cluster: genesis.cluster,
+            generation: genesis.generation,
+            recovery: [0; 16],
             counter: 1,
             applied: GENESIS_INDEX,
             nodes: BTreeMap::new(),
@@ -368,6 +380,17 @@ impl ClusterMap {
     /// Jobs on which nothing is decided yet.
     pub fn active_jobs(&self) -> impl Iterator<Item = &Job> {
         self.jobs.values().filter(|job| job.state == JobState::Active)
+    }
+
+    /// Jobs whose slots belong to no other one: active, or disputed.
+    pub fn undecided_jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values().filter(|job| matches!(job.state, JobState::Active | JobState::Disputed))
+    }
+
+    /// Whether nobody may serve the slot before an operator has decided whose it is.
+    pub fn is_disputed(&self, slot: Slot) -> bool {
+        let mut disputed = self.jobs.values().filter(|job| job.state == JobState::Disputed);
+        disputed.any(|job| job.slots.iter().any(|range| range.contains(slot.number())))
     }
 
     /// The active job that moves this slot.

@@ -14,6 +14,7 @@ pub mod entry;
 pub mod map;
 pub mod preconditions;
 pub mod raft;
+pub mod recovery;
 mod slot_table;
 pub mod types;
 mod validate;
@@ -28,14 +29,16 @@ pub use self::raft::{
 };
 pub use apply::{CommitOutcome, CommitResult, Effect, Outcome};
 pub use codec::{
-    CodecError, Replay, decode_entry, decode_genesis, decode_map, decode_membership, decode_message,
-    encode_entry, encode_genesis, encode_map, encode_membership, encode_message, encode_persist, sets_voters,
+    CodecError, Replay, decode_entry, decode_genesis, decode_leaving, decode_map, decode_membership,
+    decode_message, encode_entry, encode_genesis, encode_leaving, encode_map, encode_membership,
+    encode_message, encode_persist, sets_voters,
 };
 pub use entry::{Entry, EntryBody, Evidence, Origin, REASON_BYTES_MAX, SlotEvidence, TooLong};
 pub use map::{
     ClusterMap, Genesis, GenesisShard, JOBS_KEPT, Job, JobState, NodeInfo, Pending, Shard, SlotOwner,
 };
 pub use preconditions::{Refusal, VoidReason};
+pub use recovery::{Claim, Recovery, RecoveryError};
 pub use slot_table::SlotTable;
 pub use types::{
     Attempt, ClusterId, Epoch, Incarnation, JobId, Name, NodeId, SLOT_COUNT, ShardId, SlotRange, ranges_of,

@@ -112,6 +112,8 @@ pub enum Refusal {
     NoJobs,
     #[error("a cluster has 1 to {VOTERS_MAX} voters, not {voters}")]
     VoterCount { voters: usize },
+    #[error("shard {shard} has no claim to the slots of job {job}: only its source and its target have")]
+    NoClaim { job: JobId, shard: ShardId },
 }
 
 /// Why the vote on one job moved nothing.
@@ -407,7 +409,7 @@ pub(super) fn start_job(
             return Err(Refusal::SlotPending { slot, from: pending.from, job: pending.job });
         }
     }
-    for job in map.active_jobs() {
+    for job in map.undecided_jobs() {
         let shared = job.slots.iter().flat_map(|theirs| sorted.iter().map(move |ours| (theirs, ours)));
         if let Some((theirs, ours)) = shared.into_iter().find(|(theirs, ours)| theirs.overlaps(**ours)) {
             return Err(Refusal::SlotInJob { slot: theirs.start.max(ours.start), job: job.id });
@@ -462,6 +464,16 @@ pub(super) fn activated(map: &ClusterMap, id: JobId) -> Result<(), Refusal> {
     match &job(map, id)?.state {
         JobState::Committed { .. } => Ok(()),
         state => Err(Refusal::JobState { job: id, state: state.word(), needed: "committed" }),
+    }
+}
+
+/// Whether an operator may give the slots of a disputed job to that shard.
+pub(super) fn decide(map: &ClusterMap, id: JobId, owner: ShardId) -> Result<(), Refusal> {
+    let job = job(map, id)?;
+    match &job.state {
+        JobState::Disputed if [job.source, job.target].contains(&owner) => Ok(()),
+        JobState::Disputed => Err(Refusal::NoClaim { job: id, shard: owner }),
+        state => Err(Refusal::JobState { job: id, state: state.word(), needed: "disputed" }),
     }
 }
 

@@ -140,7 +140,7 @@ impl ClusterMap {
             ),
         }
         let committed = match moved_by.map(|job| &self.jobs[&job]) {
-            Some(job) if job.state == JobState::Active => {
+            Some(job) if matches!(job.state, JobState::Active | JobState::Disputed) => {
                 hold!(
                     owner.shard == Some(job.source),
                     "slot {slot} of active job {} is not its source's",

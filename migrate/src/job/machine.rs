@@ -274,7 +274,8 @@ impl JobMachine {
                 }
             }
             JobState::Committed { .. } => self.enter(Phase::Committed, now_ns),
-            JobState::Activated { .. } => self.enter(Phase::Over, now_ns),
+            // What is disputed stays as it is: its gates are closed whatever they were.
+            JobState::Activated { .. } | JobState::Disputed => self.enter(Phase::Over, now_ns),
             JobState::Failed { .. } | JobState::Cancelled { .. } => {
                 if frozen {
                     commands.push(Command::Thaw);

@@ -52,6 +52,7 @@ impl Touched {
             }
             EntryBody::EndAttempt { job, .. }
             | EntryBody::AbortJob { job, .. }
+            | EntryBody::Decide { job, .. }
             | EntryBody::Activated { job } => self.note_job(*job, map),
         }
     }

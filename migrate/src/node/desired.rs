@@ -12,14 +12,14 @@ use std::collections::BTreeSet;
 use lockgate_engine::{Generation, Slot, Term};
 use lockgate_runtime::mutation;
 
-use crate::control::{ClusterMap, Incarnation, JobId, NodeId, ShardId, SlotRange};
+use crate::control::{ClusterMap, Incarnation, Job, JobId, JobState, NodeId, ShardId, SlotRange};
 
 /// What this node should be for one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Desired {
     /// Nothing of this slot belongs here.
     Nothing,
-    /// This node's shard has it, but this incarnation may not serve it (yet).
+    /// This node's shard has it, or claims it, but this incarnation may not serve it (yet).
     Wait,
     /// Serve it. Its clock begins at `clock_floor_ms` or later.
     Own { generation: Generation, term: Term, clock_floor_ms: u64 },
@@ -75,6 +75,8 @@ pub(crate) struct View<'a> {
     pub(crate) role: Role,
     /// Slots that active jobs bring to this node's shard, with the job, in ascending order: no two overlap.
     importing: Vec<(SlotRange, JobId)>,
+    /// Slots that this node's shard and another one both have a claim to.
+    disputed: Vec<SlotRange>,
 }
 
 impl<'a> View<'a> {
@@ -84,7 +86,10 @@ impl<'a> View<'a> {
         let mut importing: Vec<_> =
             mine.flat_map(|job| job.slots.iter().map(|&range| (range, job.id))).collect();
         importing.sort_unstable_by_key(|(range, _)| range.start);
-        Self { map, role, importing }
+        let claims = |job: &&Job| [Some(job.source), Some(job.target)].contains(&role.shard());
+        let disputed = map.jobs.values().filter(|job| job.state == JobState::Disputed).filter(claims);
+        let disputed = disputed.flat_map(|job| job.slots.iter().copied()).collect();
+        Self { map, role, importing, disputed }
     }
 
     /// `released`: jobs whose release this node has pulled since it started.
@@ -92,6 +97,10 @@ impl<'a> View<'a> {
         let owner = &self.map.slots[slot];
         let Some(mine) = self.role.shard() else { return Desired::Nothing };
         let primary = self.map.shards[&mine].primary.node;
+        // Neither served nor dropped before an operator has decided.
+        if self.disputed.iter().any(|range| range.contains(slot.number())) {
+            return Desired::Wait;
+        }
         if owner.shard == Some(mine) {
             let generation = owner.generation;
             return match (self.role, owner.pending.as_ref()) {

@@ -28,6 +28,7 @@ use super::messages::ControlMessage;
 use super::office::Office;
 use super::peers::Peers;
 use super::proposals::Proposals;
+use super::quorum::QuorumWatch;
 use super::receivers::Receivers;
 use super::replica_reads::Asker;
 use super::replicas::Replicas;
@@ -66,10 +67,16 @@ pub enum DriverError {
     /// A record is longer than its format allows.
     #[error("the control log cannot take a record: {0}")]
     Record(#[from] crate::control::CodecError),
+    /// The next control log could not be begun.
+    #[error("the control log of the next generation cannot be begun: {0}")]
+    Generation(#[from] crate::control::RaftError),
+    /// This node's generation of the cluster is over.
+    #[error("this node's generation of the cluster is over: {0}")]
+    Superseded(String),
 }
 
 /// A ready of consensus that waits for the disk, or for earlier ones that do.
-struct Unpersisted {
+pub(super) struct Unpersisted {
     number: u64,
     /// Its record is synced, or it had none that must be.
     kept: bool,
@@ -81,15 +88,17 @@ pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) me: Incarnation,
     pub(super) map: ClusterMap,
-    inbox: mpsc::Receiver<Input>,
+    pub(super) inbox: mpsc::Receiver<Input>,
     pub(super) raft: RaftCore,
-    log: ControlLog,
+    pub(super) log: ControlLog,
     /// In the order of their numbers.
-    unpersisted: VecDeque<Unpersisted>,
+    pub(super) unpersisted: VecDeque<Unpersisted>,
+    /// Records of which it is not known yet whether they reached the disk.
+    pub(super) syncing: usize,
     pub(super) proposals: Proposals,
     /// Encoded entries of other nodes, for the next proposal of this leader.
-    forwarded: Vec<Vec<u8>>,
-    peers: Peers,
+    pub(super) forwarded: Vec<Vec<u8>>,
+    pub(super) peers: Peers,
     pub(super) source: SourceJobs,
     pub(super) target: TargetJobs,
     pub(super) reconciler: Reconciler,
@@ -97,16 +106,17 @@ pub(crate) struct Driver {
     pub(super) office: Office,
     pub(super) hand_over: Option<HandOver>,
     /// Told as soon as this node does not lead the control log.
-    retiring: Option<oneshot::Sender<()>>,
+    pub(super) retiring: Option<oneshot::Sender<()>>,
+    quorum: QuorumWatch,
     replicas: Replicas,
     pub(super) asker: Asker,
     /// What this node says to itself, taken in with the next turn.
-    loopback: VecDeque<ControlMessage>,
+    pub(super) loopback: VecDeque<ControlMessage>,
     /// Barriers for attempts that this node's map has not reached yet.
-    early: Vec<(NodeId, JobId, Attempt, Vec<SlotFinal>)>,
-    votes: Vec<Evidence>,
-    next_raft_tick_ns: u64,
-    next_tick_ns: u64,
+    pub(super) early: Vec<(NodeId, JobId, Attempt, Vec<SlotFinal>)>,
+    pub(super) votes: Vec<Evidence>,
+    pub(super) next_raft_tick_ns: u64,
+    pub(super) next_tick_ns: u64,
 }
 
 impl Driver {
@@ -125,6 +135,7 @@ impl Driver {
             raft: store.raft,
             log: store.log,
             unpersisted: VecDeque::new(),
+            syncing: 0,
             proposals: Proposals::new(me),
             forwarded: Vec::new(),
             peers: Peers::new(Arc::clone(&shared)),
@@ -135,6 +146,7 @@ impl Driver {
             office: Office::new(shared.config.times, always_synced),
             hand_over: None,
             retiring: None,
+            quorum: QuorumWatch::default(),
             replicas: Replicas::new(shared.config.times.replica_lost_ns),
             asker: Asker::default(),
             loopback: VecDeque::new(),
@@ -152,7 +164,14 @@ impl Driver {
         // applied first.
         self.drive_consensus().await?;
         self.follow_map(&Slot::all().collect::<Vec<_>>());
+        if self.shared.has_left.load(Ordering::SeqCst) {
+            self.leave();
+        }
         while !self.shared.stop.is_stopped() {
+            if self.shared.has_left.load(Ordering::SeqCst) {
+                self.wait_outside().await?;
+                continue;
+            }
             // What this node said to itself does not wait.
             let deadline_ns = match self.loopback.is_empty() {
                 true => self.next_raft_tick_ns.min(self.next_tick_ns).min(self.receivers.due_ns()),
@@ -163,6 +182,9 @@ impl Driver {
                 for _ in 1..INPUTS_PER_TURN {
                     let Some(Some(input)) = self.inbox.next().now_or_never() else { break };
                     self.take(input)?;
+                }
+                if self.shared.has_left.load(Ordering::SeqCst) {
+                    continue;
                 }
             }
             self.tick()?;
@@ -204,12 +226,21 @@ impl Driver {
             Input::Message(from, message) => self.on_message(from, message),
             Input::Propose(body, reply) => self.propose(body, Some(reply)),
             Input::Persisted(number, result) => {
+                self.syncing -= 1;
                 result?;
                 self.on_persisted(number);
             }
             Input::FinalsSynced { job, attempt, result } => self.on_finals(job, attempt, result),
             Input::Fenced(to, report) => self.on_fenced(to, report),
             Input::HandOver(to, reply) => self.begin_hand_over(to, reply),
+            Input::Leave(reply) => {
+                self.leave();
+                // Who asked may have gone.
+                let _ = reply.send(self.claim());
+            }
+            // Only who has left may enter: dropped, and asked for again.
+            Input::Enter(..) => {}
+            Input::Superseded(why) => return Err(DriverError::Superseded(why)),
             Input::Retire(reply) => {
                 // Without an heir there is nothing to wait for.
                 if let Some(heir) = self.raft.best_heir() {
@@ -431,6 +462,8 @@ impl Driver {
         }
         self.announce_restart();
         self.ask_how_fresh(now_ns);
+        let limit_ns = self.shared.config.times.node_timeout_ns;
+        self.quorum.look(self.raft.leader().is_some(), &self.shared.engine, now_ns, limit_ns);
         self.proposals.repeat_overdue(now_ns);
         self.next_tick_ns = now_ns + IDLE_TICK_NS.min(self.shared.config.times.renewal_ns / 4);
         self.look_soon(mine, now_ns);
@@ -521,6 +554,7 @@ impl Driver {
             let number = ready.number;
             let kept = match end {
                 Some(end) if ready.must_sync && !mutation!("control-log-sent-before-sync") => {
+                    self.syncing += 1;
                     let (log, shared) = (self.log.clone(), Arc::clone(&self.shared));
                     lockgate_runtime::spawn(async move {
                         let result = log.wait_synced(end).await;

@@ -58,7 +58,7 @@ pub enum OpError {
         /// The slot's version in this node's map: of two redirects the one with the higher version is right.
         version: u64,
     },
-    /// Nobody owns the slot, or this node is not part of a cluster yet.
+    /// Nobody owns the slot, two shards claim it after a recovery, or this node is not part of a cluster yet.
     #[error("slot {slot} is not served by any node")]
     Unserved {
         /// The slot.
@@ -227,6 +227,9 @@ impl Node {
     pub(super) fn redirect(&self, slot: Slot) -> OpError {
         let Some(map) = self.map() else { return OpError::Unserved { slot } };
         let owner = &map.slots[slot];
+        if map.is_disputed(slot) {
+            return OpError::Unserved { slot };
+        }
         let Some((node, addr)) = owner.shard.and_then(|shard| primary_addr(&map, shard)) else {
             return OpError::Unserved { slot };
         };

@@ -9,12 +9,15 @@ use lockgate_net::link::{
 };
 use lockgate_runtime::TcpListener;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::sync::atomic::Ordering;
 
 use super::Node;
 use super::control_store;
 use super::messages::{AdminReply, AdminRequest, ControlMessage, KIND_MESSAGE, NodeIdentity, decode, parts};
 use super::peers::hello;
+use super::recovery;
 use super::shared::{Input, Shared};
+use crate::control::recovery::earlier_generation;
 use crate::control::{ClusterMap, Genesis, Incarnation, NodeId};
 
 /// Serves inbound links on this core until the node stops.
@@ -38,8 +41,17 @@ fn admit(shared: &Shared, peer: &Hello) -> Result<Hello, Refusal> {
     if peer.purpose == Purpose::Admin {
         return Ok(mine);
     }
-    mine.check_cluster(peer)?;
     let map = shared.map.load_full();
+    if let Some(map) = &map
+        && let Some(earlier) = earlier_generation(map.cluster, map.generation, peer.cluster)
+    {
+        return Err(Refusal::new(RefusalReason::OldGeneration, superseded(peer.node, earlier, map)));
+    }
+    mine.check_cluster(peer)?;
+    if shared.has_left.load(Ordering::SeqCst) {
+        let words = "this node has left its generation of the cluster, and waits to enter the next";
+        return Err(Refusal::new(RefusalReason::Other, words));
+    }
     let known = map.as_ref().and_then(|map| map.nodes.get(&NodeId(peer.node)));
     let Some(known) = known else {
         // A member that is behind hears of the newer ones from one of them: it takes their messages, and feeds them nothing.
@@ -65,10 +77,21 @@ fn admit(shared: &Shared, peer: &Hello) -> Result<Hello, Refusal> {
     Ok(mine)
 }
 
+/// What a node is told whose generation was given up for lost.
+fn superseded(node: u32, earlier: u64, map: &ClusterMap) -> String {
+    format!(
+        "node {node} speaks for generation {earlier} of this cluster, which was given up when a majority of its voters was \
+         lost; the cluster is at generation {}. What node {node} has that the others lack is not part of it. To use this \
+         machine again, start it with an empty data directory, and put it into its old place with `lockgate cluster \
+         replace-node`, under a new number",
+        map.generation
+    )
+}
+
 async fn serve_link(shared: Arc<Shared>, sender: LinkSender, receiver: LinkReceiver, peer: Hello) {
     let (node, purpose) = (peer.node, peer.purpose);
     let ended = match purpose {
-        Purpose::Control => take_messages(&shared, receiver, NodeId(node)).await,
+        Purpose::Control => take_messages(&shared, receiver, NodeId(node), peer.cluster).await,
         Purpose::Bulk => {
             feed(&shared, sender, receiver, peer).await;
             Ok(())
@@ -84,9 +107,18 @@ async fn serve_link(shared: Arc<Shared>, sender: LinkSender, receiver: LinkRecei
     }
 }
 
-async fn take_messages(shared: &Shared, mut receiver: LinkReceiver, from: NodeId) -> Result<(), LinkError> {
+async fn take_messages(
+    shared: &Shared,
+    mut receiver: LinkReceiver,
+    from: NodeId,
+    cluster: [u8; 16],
+) -> Result<(), LinkError> {
     loop {
         let message = receiver.recv().await?;
+        // A link lasts no longer than the generation that it was made in.
+        if shared.link_cluster() != cluster {
+            return Ok(());
+        }
         match decode::<ControlMessage>(&message.payload) {
             Ok(ControlMessage::Reach { link }) => {
                 shared.reach.lock().insert(from, link);
@@ -217,11 +249,18 @@ async fn reply(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
             Err(error) => AdminReply::Refused(error.to_string()),
         },
         AdminRequest::Genesis => match control_store::load_genesis(&shared.engine).await {
-            Ok(Some(genesis)) => AdminReply::Genesis(Box::new(genesis)),
+            Ok(Some(mut genesis)) => {
+                // Who joins now joins the present generation.
+                genesis.generation = shared.map.load().as_ref().map_or(0, |map| map.generation);
+                AdminReply::Genesis(Box::new(genesis))
+            }
             Ok(None) => AdminReply::Refused("this node does not belong to a cluster yet".into()),
             Err(error) => AdminReply::Refused(error.to_string()),
         },
         AdminRequest::Join { genesis, node } => join(shared, *genesis, node).await,
+        AdminRequest::Leave => recovery::leave(shared).await,
+        AdminRequest::Prepare(snapshot) => recovery::prepare(shared, *snapshot).await,
+        AdminRequest::Enter { recovery } => recovery::enter(shared, recovery).await,
         AdminRequest::Status => match (Node { shared: Arc::clone(shared) }).status() {
             Some(status) => AdminReply::Status(Box::new(status)),
             None => AdminReply::Refused("this node does not belong to a cluster yet".into()),

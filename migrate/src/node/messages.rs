@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use lockgate_runtime::IoBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Attempt, EntryBody, Epoch, Genesis, JobId, NodeId, ShardId};
+use crate::control::{Attempt, Claim, EntryBody, Epoch, Genesis, JobId, MapSnapshot, NodeId, ShardId};
 use crate::job::SlotFinal;
 use crate::office::{FenceReport, LeaseAsk};
 
@@ -84,6 +84,15 @@ pub enum AdminRequest {
         /// The number that the cluster knows you by.
         node: NodeId,
     },
+    /// A majority of the voters is lost: leave the generation for good, serve nothing, and say what you have applied.
+    Leave,
+    /// What the next generation begins with; for who has left.
+    Prepare(Box<MapSnapshot>),
+    /// Enter the generation that you were prepared for.
+    Enter {
+        /// Its name.
+        recovery: [u8; 16],
+    },
 }
 
 /// Node to administrator.
@@ -101,6 +110,8 @@ pub enum AdminReply {
     Refused(String),
     /// The answer to [`AdminRequest::Genesis`].
     Genesis(Box<Genesis>),
+    /// The answer to [`AdminRequest::Leave`].
+    Claim(Box<Claim>),
 }
 
 /// Who a node is, before and after it belongs to a cluster.

@@ -6,6 +6,7 @@
 //! - [`Node`], its builder and keyspaces: callable from any thread;
 //! - `driver`: the one task that owns consensus, map and jobs; `apply`: what an applied entry means for this node;
 //! - `source`, `target`: the two sides of jobs; `finals`: the barrier's local half;
+//! - `recovery`, `quorum`: what happens when a majority of the control log's voters is lost;
 //! - `replica_reads`, `watermarks`: reads at replicas, and the primary's part in them;
 //! - `receivers`, `links`, `peers`: streams in, connections in, messages out.
 //!
@@ -24,7 +25,9 @@ mod office;
 mod peers;
 mod pledges;
 mod proposals;
+mod quorum;
 mod receivers;
+mod recovery;
 mod replica_reads;
 mod replicas;
 mod shared;
@@ -384,6 +387,11 @@ impl Node {
     /// The signal that [`Node::stop`] gives; also given when the node had to step down.
     pub fn stopping(&self) -> lockgate_net::Stop {
         self.shared.stop.clone()
+    }
+
+    /// Why this node had to step down, if it had to.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
     }
 
     /// Waits until the driver has ended. A node without a cluster has none: then this returns when the node stops.

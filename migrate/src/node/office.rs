@@ -62,6 +62,13 @@ impl Office {
     }
 }
 
+impl Office {
+    /// Whether every answer of this directory's node waited for its disk.
+    pub fn always_synced(&self) -> bool {
+        self.always_synced
+    }
+}
+
 impl Driver {
     /// The map has changed: a reign may have ended, or begun. Runs before the map is published and any gate follows.
     pub(super) fn reign_follows_map(&mut self) {
@@ -230,7 +237,7 @@ impl Driver {
         }
     }
 
-    fn unfence(&mut self) {
+    pub(super) fn unfence(&mut self) {
         self.office.fence = None;
         self.shared.is_fenced.store(false, Ordering::Relaxed);
         self.receivers.unfence();

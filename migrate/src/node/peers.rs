@@ -59,7 +59,7 @@ pub(crate) fn hello(shared: &Shared, purpose: Purpose) -> Hello {
     let identity = shared.identity.get();
     let boot = shared.engine.boot();
     Hello {
-        cluster: identity.map_or([0; 16], |identity| identity.cluster),
+        cluster: shared.link_cluster(),
         node: identity.map_or(0, |identity| identity.me.node.0),
         directory: boot.directory_id,
         boot: boot.number,
@@ -78,7 +78,10 @@ async fn run_peer(
         let Some(first) = outbox.next().await else { return };
         match converse(&shared, addr, first, &mut outbox).await {
             Ok(()) => return,
-            Err(error) => tracing::debug!(peer = node.0, %addr, %error, "control link"),
+            Err(error) => {
+                tracing::debug!(peer = node.0, %addr, %error, "control link");
+                shared.note_refusal(&error).await;
+            }
         }
         // What gathered meanwhile is stale; consensus and jobs repeat what matters.
         while outbox.try_recv().is_ok() {}

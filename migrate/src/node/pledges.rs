@@ -32,7 +32,7 @@ impl Pledges {
         let Some(&(job, attempt)) = self.slots.get(&slot) else { return false };
         let holds = match state(job) {
             Some((JobState::Active, current)) => current == attempt,
-            Some((JobState::Committed { .. }, _)) => true,
+            Some((JobState::Committed { .. } | JobState::Disputed, _)) => true,
             _ => false,
         };
         if !holds {

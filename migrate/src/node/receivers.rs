@@ -266,6 +266,7 @@ async fn keep_linked(shared: Arc<Shared>, node: NodeId, follower: Follower) {
         if let Some(addr) = addr {
             let why = follower.run(addr, hello(&shared, Purpose::Bulk), CONNECT_TIMEOUT).await;
             tracing::info!(source = node.0, %why, "stream from source ended");
+            shared.note_refusal(&why).await;
         }
         lockgate_runtime::sleep(RECONNECT_PAUSE).await;
     }

@@ -22,7 +22,9 @@ use super::messages::ControlMessage;
 use super::times::TimesOfJobs;
 use super::replica_reads::Freshness;
 use super::watermarks::Watermarks;
-use crate::control::{Attempt, ClusterMap, EntryBody, Incarnation, JobId, NodeId, Outcome};
+use crate::control::{
+    Attempt, Claim, ClusterMap, EntryBody, Incarnation, JobId, MapSnapshot, NodeId, Outcome,
+};
 use crate::job::Phase;
 use crate::office::FenceReport;
 use crate::replica::{Feeds, ReplicaAcks, ReplicaMarks};
@@ -42,6 +44,12 @@ pub(crate) enum Input {
     Fenced(NodeId, FenceReport),
     /// Hand this node's shard over: to that replica, or to any in sync.
     HandOver(Option<NodeId>, HandOverReply),
+    /// Take part in nothing any more, and say what is applied here. What this rests on is durable.
+    Leave(oneshot::Sender<Claim>),
+    /// Begin the next generation with this.
+    Enter(Box<MapSnapshot>, oneshot::Sender<()>),
+    /// Another node says that this one's generation is over: its words.
+    Superseded(String),
     /// Hand the control log's lead over, if this node has it; answered when another one leads, dropped where none can.
     Retire(oneshot::Sender<()>),
     /// The finals of a barrier are on this node's disk, or never will be under this attempt.
@@ -99,6 +107,8 @@ pub(crate) struct Shared {
     /// Where nodes said that they are reached: for those that the map does not have yet.
     pub reach: Mutex<BTreeMap<NodeId, SocketAddr>>,
     pub acks: ReplicaAcks,
+    /// Whether it has left its generation of the cluster, and takes part in nothing.
+    pub has_left: AtomicBool,
     /// What this node has acknowledged as a primary, for its replicas' readers.
     pub watermarks: Watermarks,
     /// What this node may show as a replica...
@@ -126,6 +136,8 @@ pub(crate) struct Shared {
     pub stop: Stop,
     /// The driver has stopped.
     pub stopped: Stop,
+    /// Why it had to, if it had to.
+    pub failure: OnceLock<String>,
 }
 
 impl Shared {

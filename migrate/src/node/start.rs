@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
 use lockgate_engine::Engine;
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
-use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, TcpListener};
 
@@ -130,6 +130,7 @@ impl NodeBuilder {
             leader: AtomicU32::new(0),
             reach: Mutex::default(),
             acks: ReplicaAcks::default(),
+            has_left: AtomicBool::new(false),
             watermarks: Watermarks::default(),
             marks: ReplicaMarks::default(),
             freshness: Freshness::default(),
@@ -145,6 +146,7 @@ impl NodeBuilder {
             driver_inbox: Mutex::new(Some(driver_inbox)),
             stop: lockgate_net::Stop::new(),
             stopped: lockgate_net::Stop::new(),
+            failure: OnceLock::new(),
         });
         if let Some(genesis) = control_store::load_genesis(&shared.engine).await? {
             run(&shared, genesis).await?;
@@ -209,11 +211,14 @@ async fn run(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
     // Set once: the inbox, which only one caller can take, stands guard.
     let _ = shared.identity.set(Identity { cluster, me: store.me });
     shared.map.store(Some(Arc::new(store.map.clone())));
+    shared.has_left.store(control_store::has_left(&shared.engine, &store.map).await?, Ordering::SeqCst);
     let driver = Driver::new(Arc::clone(shared), inbox, store, always_synced);
     let shared = Arc::clone(shared);
     lockgate_runtime::spawn(async move {
         if let Err(error) = driver.run().await {
             tracing::error!(%error, "this node has stepped down");
+            // Set once: there is one driver.
+            let _ = shared.failure.set(error.to_string());
             shared.step_down();
         }
         shared.stopped.stop();

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use lockgate_runtime::sync::atomic::Ordering;
+
 use super::Node;
-use crate::control::{ClusterMap, Incarnation, NodeId, NodeInfo, ShardId, SlotRange, ranges_of};
+use super::quorum::frozen_slots;
+use crate::control::{ClusterMap, Incarnation, JobId, NodeId, NodeInfo, ShardId, SlotRange, ranges_of};
 
 /// A node's view of the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +23,16 @@ pub struct NodeStatus {
     pub lease_held: bool,
     /// The node timeout that this node goes by, in milliseconds.
     pub node_timeout_ms: u64,
+    /// After how long any lease is over that is not renewed, in milliseconds.
+    pub lease_over_ms: u64,
+    /// How often the control log was begun anew.
+    pub generation: u64,
+    /// Names the last time that it was.
+    pub recovery: [u8; 16],
+    /// Whether this node has left that generation: it serves nothing, and waits to enter the next.
+    pub has_left: bool,
+    /// The slots that are frozen here: without a decision of the control log they stay so.
+    pub frozen: Vec<SlotRange>,
     /// The lowest number that no node has had yet.
     pub next_node: NodeId,
     /// The nodes, in the order of their numbers.
@@ -99,13 +112,15 @@ impl ShardStatus {
 pub struct JobStatus {
     /// Its name, 40 hexadecimal digits.
     pub name: String,
+    /// Its number.
+    pub id: JobId,
     /// From this shard.
     pub source: ShardId,
     /// To this shard.
     pub target: ShardId,
     /// The slots.
     pub slots: Vec<SlotRange>,
-    /// `active`, `committed`, `activated`, `failed` or `cancelled`.
+    /// `active`, `committed`, `activated`, `disputed`, `failed` or `cancelled`.
     pub state: String,
     /// Why it failed, or why its last attempt did; empty if neither.
     pub reason: String,
@@ -127,6 +142,7 @@ impl Node {
             let report = progress.get(&job.id);
             JobStatus {
                 name: job.name.to_string(),
+                id: job.id,
                 source: job.source,
                 target: job.target,
                 slots: job.slots.clone(),
@@ -143,6 +159,11 @@ impl Node {
             leader: self.leader(),
             lease_held: self.holds_lease(),
             node_timeout_ms: self.shared.config.times.node_timeout_ns / 1_000_000,
+            lease_over_ms: self.shared.config.times.lease_over_ns().div_ceil(1_000_000),
+            generation: map.generation,
+            recovery: map.recovery,
+            has_left: self.shared.has_left.load(Ordering::SeqCst),
+            frozen: frozen_slots(&self.shared.engine),
             next_node: next_node(&map),
             nodes: map.nodes.values().map(|info| known_node(info, &identity.me)).collect(),
             shards,

@@ -164,17 +164,20 @@ pub enum RefusalReason {
     StaleIncarnation,
     /// Links of this purpose are not taken (now).
     Purpose,
+    /// Its generation of the cluster is over.
+    OldGeneration,
     /// Anything else: see the words.
     Other,
 }
 
 impl RefusalReason {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::FormatMismatch,
         Self::ClusterMismatch,
         Self::UnknownNode,
         Self::StaleIncarnation,
         Self::Purpose,
+        Self::OldGeneration,
         Self::Other,
     ];
 
@@ -186,6 +189,7 @@ impl RefusalReason {
             Self::StaleIncarnation => 4,
             Self::Purpose => 5,
             Self::Other => 6,
+            Self::OldGeneration => 7,
         }
     }
 }

@@ -127,6 +127,7 @@ fn state_word(job: &Job, progress: Option<&lockgate_migrate::JobProgress>) -> &'
         (JobState::Active, _) => "replicating",
         (JobState::Committed { .. }, _) => "committed",
         (JobState::Activated { .. }, _) => "success",
+        (JobState::Disputed, _) => "disputed",
         (JobState::Failed { .. }, _) => "failed",
         (JobState::Cancelled { .. }, _) => "cancelled",
     }

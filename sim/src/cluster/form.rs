@@ -62,5 +62,5 @@ fn genesis(cluster: &Cluster, identities: &[NodeIdentity]) -> Genesis {
         }
     };
     let shards = nodes.chunks(shape.members).enumerate().map(shard).collect();
-    Genesis { cluster: [7; 16], shards, nodes }
+    Genesis { cluster: [7; 16], generation: 0, shards, nodes }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use lockgate_engine::log::LogPosition;
 use lockgate_engine::{Followed, Generation, LogTicket, Slot, Term, Version};
+use lockgate_migrate::control::recovery::link_id;
 use lockgate_migrate::control::{
     ClusterMap, Entry, EntryBody, Epoch, Genesis, GenesisShard, Incarnation, Name, NodeId, NodeInfo, Origin,
     Outcome, Refusal, ShardId, SlotRange,
@@ -13,6 +14,7 @@ use lockgate_migrate::control::{
 use lockgate_migrate::office::{Ask, Grantor, LeaseAsk};
 use lockgate_migrate::replica::{ReplicaAcks, ReplicaMarks};
 use lockgate_migrate::{AckPolicy, Dependency, Times};
+use lockgate_net::link::{FORMAT, Hello, Purpose};
 use lockgate_sim::mutations::with;
 
 const SHARD: ShardId = ShardId(1);
@@ -37,7 +39,7 @@ fn map() -> ClusterMap {
         slots: vec![SlotRange::new(number as u16 * 10, number as u16 * 10 + 9)],
     };
     let (shards, nodes) = ((1..=2).map(shard).collect(), (1..=4).map(node).collect());
-    ClusterMap::genesis(Genesis { cluster: [7; 16], shards, nodes }).expect("a sound genesis")
+    ClusterMap::genesis(Genesis { cluster: [7; 16], generation: 0, shards, nodes }).expect("a sound genesis")
 }
 
 fn apply(map: &mut ClusterMap, seq: u64, body: EntryBody) -> Outcome {
@@ -88,6 +90,27 @@ fn a_replica_shows_nothing_above_the_watermark() {
     };
     assert_eq!((try_it(None, 10), try_it(None, 11)), (Some(true), Some(false)));
     assert_eq!(try_it(Some("replica-reads-above-the-watermark"), 11), Some(true));
+}
+
+/// R18. No run loses its voters for good.
+#[test]
+fn an_old_voter_is_not_let_into_the_next_generation() {
+    let try_it = |bug| {
+        with(bug, || {
+            let hello = |node, generation| Hello {
+                cluster: link_id([7; 16], generation),
+                node,
+                directory: [node as u8; 16],
+                boot: 1,
+                purpose: Purpose::Control,
+                format: FORMAT,
+            };
+            let (recovered, old) = (hello(1, 1), hello(2, 0));
+            (recovered.check_cluster(&hello(3, 1)).is_ok(), recovered.check_cluster(&old).is_ok())
+        })
+    };
+    assert_eq!(try_it(None), (true, false));
+    assert_eq!(try_it(Some("recovery-without-the-fence")), (true, true));
 }
 
 /// R11. A primary has one change under way at a time, and a failover bumps the epoch as well.

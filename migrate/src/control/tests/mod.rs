@@ -45,6 +45,7 @@ pub(crate) fn genesis() -> Genesis {
     };
     Genesis {
         cluster: [7; 16],
+        generation: 0,
         nodes: (1..=7).map(|node| node_info(node, node <= 5)).collect(),
         shards: (1..=3).map(shard).collect(),
     }
@@ -61,6 +62,11 @@ impl Cluster {
     pub(crate) fn new() -> Cluster {
         let map = ClusterMap::genesis(genesis()).unwrap();
         Cluster { twin: map.clone(), map, seq: 0 }
+    }
+
+    /// One that goes on from there.
+    pub(crate) fn of(map: ClusterMap) -> Cluster {
+        Cluster { twin: map.clone(), map, seq: 1_000 }
     }
 
     pub(crate) fn entry(&mut self, body: EntryBody) -> Entry {

@@ -18,7 +18,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let choices = (0u8..15, any::<u8>(), any::<u8>(), 0u16..400, 1u16..40, 0u8..6);
+    let choices = (0u8..16, any::<u8>(), any::<u8>(), 0u16..400, 1u16..40, 0u8..6);
     choices.prop_map(|(kind, a, b, start, len, spoil)| Step { kind, a, b, start, len, spoil })
 }
 
@@ -94,6 +94,9 @@ impl Step {
             13 => EntryBody::SetVoters {
                 voters: (0..=self.b % 8).map(|more| NodeId(1 + u32::from((self.a % 9 + more) % 9))).collect(),
             },
+            14 => {
+                EntryBody::Decide { job: self.job(map, |state| *state == JobState::Disputed), owner: shard }
+            }
             _ => EntryBody::Activated {
                 job: self.job(map, |state| matches!(state, JobState::Committed { .. })),
             },

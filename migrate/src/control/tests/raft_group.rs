@@ -13,7 +13,7 @@ use super::*;
 /// Nodes 1 to `voters` vote, those after them learn; nobody serves anything.
 pub(super) fn genesis_map(voters: u32, learners: u32) -> ClusterMap {
     let nodes = (1..=voters + learners).map(|node| node_info(node, node <= voters)).collect();
-    ClusterMap::genesis(Genesis { cluster: [7; 16], nodes, shards: vec![] }).unwrap()
+    ClusterMap::genesis(Genesis { cluster: [7; 16], generation: 0, nodes, shards: vec![] }).unwrap()
 }
 
 /// The map that a member starts with.

@@ -245,7 +245,7 @@ fn scattered_map() -> ClusterMap {
         slots: (shard as u16..SLOT_COUNT).step_by(500).map(|slot| SlotRange::new(slot, slot)).collect(),
     });
     let shards = shards.collect();
-    let mut map = ClusterMap::genesis(Genesis { cluster: [7; 16], nodes, shards }).unwrap();
+    let mut map = ClusterMap::genesis(Genesis { cluster: [7; 16], generation: 0, nodes, shards }).unwrap();
     (map.counter, map.applied) = (1 << 40, 1 << 40);
     map
 }

@@ -190,6 +190,36 @@ impl ControlLog {
         }
     }
 
+    /// Begins a log of another generation with this record: when it returns, that is on the disk, and the log before it
+    /// is given up. Nothing may be on its way to the old log.
+    pub async fn begin_anew(&self, kept: &Persist) -> Result<(), DriverError> {
+        // A log that is being made ready would take the same number.
+        while matches!(self.inner.borrow().next, Next::Preparing) {
+            lockgate_runtime::yield_now().await;
+        }
+        let (engine, number, unused) = {
+            let mut inner = self.inner.borrow_mut();
+            let unused = std::mem::replace(&mut inner.next, Next::Preparing);
+            (inner.engine.clone(), inner.next_number, unused)
+        };
+        if let Next::Ready(unused) = unused {
+            unused.close().await?;
+        }
+        let record = encode_persist(kept)?;
+        let next = create(&engine, number, LogPosition(0)).await?;
+        let end = append_record(&next, &record)?;
+        next.wait_synced(end).await?;
+        let old = {
+            let mut inner = self.inner.borrow_mut();
+            inner.next_number = number + 1;
+            (inner.bytes, inner.next, inner.wanted, inner.not_before) = (0, Next::None, (0, false), 0);
+            let log = std::mem::replace(&mut inner.log, next.clone());
+            (log, std::mem::replace(&mut inner.number, number))
+        };
+        lockgate_runtime::spawn(give_back(engine, old, (next, end)));
+        Ok(())
+    }
+
     async fn prepare(self, engine: Engine, number: u64, applied: u64) {
         let created = create(&engine, number, LogPosition(0)).await;
         let mut inner = self.inner.borrow_mut();

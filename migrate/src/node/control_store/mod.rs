@@ -18,8 +18,8 @@ use lockgate_runtime::fs;
 use super::driver::DriverError;
 use crate::control::{
     ClusterId, ClusterMap, CodecError, Genesis, Incarnation, MapSnapshot, Members, NodeId, Persist,
-    RaftConfig, RaftCore, RaftError, Replay, Restored, decode_genesis, decode_map, decode_membership,
-    encode_genesis, encode_map, encode_membership,
+    RaftConfig, RaftCore, RaftError, Replay, Restored, decode_genesis, decode_leaving, decode_map,
+    decode_membership, encode_genesis, encode_leaving, encode_map, encode_membership,
 };
 
 pub(crate) use log::{Appended, ControlLog};
@@ -142,6 +142,40 @@ pub(crate) async fn save_membership(
     let path = engine.path().join(MEMBERSHIP_FILE);
     let bytes = encode_membership(cluster, node)?;
     fs::write_atomic(&path, bytes).await.map_err(|error| StoreError::Io { path, error })
+}
+
+/// Name of the file that says which generation of the cluster this directory's node has left.
+const LEAVING_FILE: &str = "leaving";
+
+/// That a node has left a generation of its cluster.
+pub(crate) struct Leaving {
+    /// Which.
+    pub generation: u64,
+    /// What the next one begins with, once it is known.
+    pub next: Option<MapSnapshot>,
+}
+
+/// What this directory's node has last left, if it ever did.
+pub(crate) async fn load_leaving(engine: &Engine) -> Result<Option<Leaving>, StoreError> {
+    let path = engine.path().join(LEAVING_FILE);
+    if !fs::exists(&path).await {
+        return Ok(None);
+    }
+    let bytes = fs::read(&path).await.map_err(|error| StoreError::Io { path, error })?;
+    let (generation, next) = decode_leaving(&bytes)?;
+    Ok(Some(Leaving { generation, next }))
+}
+
+/// Makes it durable that the node has left.
+pub(crate) async fn save_leaving(engine: &Engine, leaving: &Leaving) -> Result<(), StoreError> {
+    let path = engine.path().join(LEAVING_FILE);
+    let bytes = encode_leaving(leaving.generation, leaving.next.as_ref())?;
+    fs::write_atomic(&path, bytes).await.map_err(|error| StoreError::Io { path, error })
+}
+
+/// Whether this directory's node has left the generation of its map, and not entered the next.
+pub(crate) async fn has_left(engine: &Engine, map: &ClusterMap) -> Result<bool, StoreError> {
+    Ok(load_leaving(engine).await?.is_some_and(|leaving| leaving.generation == map.generation))
 }
 
 /// Name of the file that says that answers of this directory's node did not always wait for its disk.

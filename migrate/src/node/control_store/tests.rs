@@ -76,7 +76,9 @@ async fn open_engine(runtime: &Runtime) -> Engine {
 async fn open_store(engine: &Engine) -> Result<Opened, super::StoreError> {
     let boot = engine.boot();
     let me = Incarnation { node: NodeId(1), directory: boot.directory_id, boot: 1 };
-    let opened = open(engine, Genesis { cluster: [7; 16], nodes: vec![info(1, me)], shards: vec![] }).await?;
+    let opened =
+        open(engine, Genesis { cluster: [7; 16], generation: 0, nodes: vec![info(1, me)], shards: vec![] })
+            .await?;
     opened.log.set_limits(CompactLimits { entries: 20, bytes: 1 << 20 });
     Ok(opened)
 }

@@ -1,0 +1,92 @@
+//! A new generation of the control log, step by step, with an administrator that is interrupted on the way.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use common::{Machine, form, get, keys_in, set, start};
+use futures_util::future::join_all;
+use lockgate_migrate::control::recovery::recover;
+use lockgate_migrate::control::{Claim, SlotRange};
+use lockgate_migrate::node::{AdminReply, AdminRequest, admin};
+use lockgate_runtime::{Runtime, sim::Sim};
+
+const RECOVERY: [u8; 16] = [5; 16];
+
+async fn ask(machine: &Machine, request: AdminRequest) -> AdminReply {
+    let limit = std::time::Duration::from_secs(10);
+    admin(machine.link, &request, limit).await.expect("the node answers")
+}
+
+async fn leave(machine: &Machine) -> Claim {
+    match ask(machine, AdminRequest::Leave).await {
+        AdminReply::Claim(claim) => *claim,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_refused(reply: &AdminReply, why: &str) -> bool {
+    matches!(reply, AdminReply::Refused(words) if words.contains(why))
+}
+
+/// Two shards of two nodes, all of which vote: the second shard is lost.
+async fn a_generation_ends_and_the_next_begins(runtimes: Vec<Runtime>) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let started = runtimes.into_iter().map(|runtime| start(runtime, PathBuf::from("/data"), any));
+    let mut machines: Vec<Machine> = join_all(started).await;
+    form(&machines).await;
+    let keys = keys_in(SlotRange::new(0, 99), 20);
+    for key in &keys {
+        set(&machines, key, b"value").await;
+    }
+    for lost in machines.drain(2..) {
+        lost.node.stop();
+        lost.node.stopped().await;
+    }
+    let [first, second] = &machines[..] else { panic!("two are left") };
+
+    let early = ask(first, AdminRequest::Enter { recovery: RECOVERY }).await;
+    assert!(is_refused(&early, "not prepared"), "{early:?}");
+    let claims = [leave(first).await, leave(second).await];
+    assert!(!first.node.holds_lease() && first.node.lease_until_ns() == 0, "it serves nothing");
+    assert_eq!(leave(first).await, claims[0], "nothing of it changes any more");
+    let made = recover(&claims, RECOVERY).expect("two nodes answer");
+    let snapshot = Box::new(made.snapshot.clone());
+    for machine in [first, second] {
+        let prepared = ask(machine, AdminRequest::Prepare(snapshot.clone())).await;
+        assert!(matches!(prepared, AdminReply::Done), "{prepared:?}");
+    }
+    let other = ask(first, AdminRequest::Enter { recovery: [6; 16] }).await;
+    assert!(is_refused(&other, "not prepared"), "{other:?}");
+    for _ in 0..2 {
+        let entered = ask(first, AdminRequest::Enter { recovery: RECOVERY }).await;
+        assert!(matches!(entered, AdminReply::Done), "{entered:?}");
+    }
+    // The administrator is gone. Alone the first one is no majority; the second waits.
+    let status = |machine: &Machine| machine.node.status().expect("it has a map");
+    assert_eq!((status(first).generation, status(first).has_left), (1, false));
+    assert_eq!((status(second).generation, status(second).has_left), (0, true));
+    let again = ask(first, AdminRequest::Prepare(snapshot)).await;
+    assert!(is_refused(&again, "generation 1"), "{again:?}");
+    // Another one lets it in.
+    let entered = ask(second, AdminRequest::Enter { recovery: RECOVERY }).await;
+    assert!(matches!(entered, AdminReply::Done), "{entered:?}");
+    for key in &keys {
+        assert_eq!(get(&machines, key).await.as_deref(), Some(&b"value"[..]));
+        set(&machines, key, b"newer").await;
+        assert_eq!(get(&machines, key).await.as_deref(), Some(&b"newer"[..]));
+    }
+    let applied = machines[0].node.map().expect("it has a map").applied;
+    machines[1].node.map_where(|map| map.applied >= applied && map.generation == 1).await;
+}
+
+#[test]
+fn an_interrupted_recovery_is_finished_by_another_one() {
+    common::log_to_stderr();
+    for seed in 1..=3 {
+        let sim = Sim::new(seed);
+        let runtimes: Vec<Runtime> = (1..=4).map(|n| sim.node(&format!("node-{n}"), 1)).collect();
+        sim.run_until(a_generation_ends_and_the_next_begins(runtimes));
+    }
+}
