@@ -13,7 +13,7 @@ const STALENESS: Duration = Duration::from_millis(1_000);
 /// Nodes that are not taken for dead while a test halts them.
 fn start(shards: usize) -> Cluster {
     let staleness = STALENESS.as_millis().to_string();
-    Cluster::start(shards, 2, &["--node-timeout-ms", "60000", "--replica-staleness-ms", &staleness])
+    Cluster::start(shards, 2, &["--node-timeout-ms", "16000", "--replica-staleness-ms", &staleness])
 }
 
 /// A connection that takes what a replica has.
