@@ -48,8 +48,12 @@ impl BigMap {
             replicas: vec![incarnation(shard + SHARDS)],
             slots: vec![SlotRange::new(first(shard), first(shard + 1) - 1)],
         });
-        let genesis =
-            Genesis { cluster: [9; 16], nodes: (1..=NODES).map(info).collect(), shards: shards.collect() };
+        let genesis = Genesis {
+            cluster: [9; 16],
+            generation: 0,
+            nodes: (1..=NODES).map(info).collect(),
+            shards: shards.collect(),
+        };
         BigMap { map: ClusterMap::genesis(genesis).expect("the genesis is sound"), proposed: 0 }
     }
 

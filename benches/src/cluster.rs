@@ -143,7 +143,7 @@ async fn form(machines: &[Machine], shape: Shape) {
         replicas: members[1..].iter().map(|info| info.incarnation).collect(),
         slots: vec![slots_of_shard(index, shape.shards)],
     });
-    let genesis = Genesis { cluster: [7; 16], shards: shards.collect(), nodes };
+    let genesis = Genesis { cluster: [7; 16], generation: 0, shards: shards.collect(), nodes };
     for machine in machines {
         let reply = ask(machine, AdminRequest::Form(Box::new(genesis.clone()))).await;
         assert!(matches!(reply, AdminReply::Formed), "{reply:?}");

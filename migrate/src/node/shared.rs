@@ -19,8 +19,8 @@ use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsi
 use super::NodeConfig;
 use super::hand_over::HandOverReply;
 use super::messages::ControlMessage;
-use super::times::TimesOfJobs;
 use super::replica_reads::Freshness;
+use super::times::TimesOfJobs;
 use super::watermarks::Watermarks;
 use crate::control::{
     Attempt, Claim, ClusterMap, EntryBody, Incarnation, JobId, MapSnapshot, NodeId, Outcome,

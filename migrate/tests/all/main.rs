@@ -3,4 +3,6 @@
 mod cluster;
 mod common;
 mod expiry;
+mod recovery;
+mod replica_reads;
 mod verified;

@@ -7,5 +7,7 @@ mod expiry;
 mod failover;
 mod nonsense;
 mod operations;
+mod recovery;
+mod replica_reads;
 mod restart;
 mod structure;

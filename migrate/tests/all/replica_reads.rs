@@ -1,13 +1,11 @@
 //! Reads at replicas while slots move and shards change hands: never older than is stated.
 
-mod common;
-
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Machine, ended, form, keys_in, start};
+use crate::common::{Machine, ended, form, keys_in, start};
 use futures_util::future::join_all;
 use lockgate_engine::Slot;
 use lockgate_migrate::control::{JobState, NodeId, ShardId, SlotRange};
@@ -105,7 +103,7 @@ async fn replicas_are_read(runtimes: Vec<Runtime>) {
 
 #[test]
 fn replicas_answer_no_older_than_they_say() {
-    common::log_to_stderr();
+    crate::common::log_to_stderr();
     for seed in 1..=5 {
         let sim = Sim::new(seed);
         let runtimes: Vec<Runtime> = (1..=4).map(|n| sim.node(&format!("node-{n}"), 1)).collect();

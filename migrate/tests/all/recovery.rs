@@ -1,11 +1,9 @@
 //! A new generation of the control log, step by step, with an administrator that is interrupted on the way.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use common::{Machine, form, get, keys_in, set, start};
+use crate::common::{Machine, form, get, keys_in, set, start};
 use futures_util::future::join_all;
 use lockgate_migrate::control::recovery::recover;
 use lockgate_migrate::control::{Claim, SlotRange};
@@ -83,7 +81,7 @@ async fn a_generation_ends_and_the_next_begins(runtimes: Vec<Runtime>) {
 
 #[test]
 fn an_interrupted_recovery_is_finished_by_another_one() {
-    common::log_to_stderr();
+    crate::common::log_to_stderr();
     for seed in 1..=3 {
         let sim = Sim::new(seed);
         let runtimes: Vec<Runtime> = (1..=4).map(|n| sim.node(&format!("node-{n}"), 1)).collect();

@@ -1,8 +1,6 @@
 //! A majority of the voters is lost for good: a new generation begins with what is left, and the lost ones stay out.
 
-mod common;
-
-use common::{Cluster, key_of, lockgate, until};
+use crate::common::{Cluster, key_of, lockgate, until};
 use lockgate::client::Reply;
 use lockgate_migrate::control::NodeId;
 

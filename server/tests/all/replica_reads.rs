@@ -1,10 +1,8 @@
 //! Reads at replicas: what was acknowledged, nothing above, nothing too old, nothing that is on its way between shards.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cluster, NodeProcess, ask, key_of, until};
+use crate::common::{Cluster, NodeProcess, ask, key_of, until};
 use lockgate::client::{Connection, Reply};
 
 /// How old a replica's answers may be here.
