@@ -1,12 +1,13 @@
 //! What the benches share: real clusters in one process, the disk's own times, samples, tables and bars.
 //!
-//! `cargo bench -p lockgate-benches --bench finalize` (or `--bench control`) measures; `cargo test -p lockgate-benches`
-//! goes through the same code with few samples. See the README beside this crate's manifest. What this crate does not know:
+//! `cargo bench -p lockgate-benches` measures, by criterion; `cargo test -p lockgate-benches` goes through the same code
+//! once. See the README beside this crate's manifest. What this crate does not know:
 //! anything that an embedder could not ask; it looks at nodes through their public interfaces. A missed budget is
 //! reported, never asserted.
 
 pub mod big_map;
 pub mod cluster;
+pub mod groups;
 pub mod output;
 pub mod raw_sync;
 pub mod round_trip;
@@ -15,9 +16,11 @@ pub mod stages;
 pub mod svg;
 pub mod table;
 
-/// Whether this is a measurement (`cargo bench` says so) rather than a short round under `cargo test`.
+/// Whether this is a measurement, by the same rule as criterion's: `cargo bench` says `--bench`, unless one adds `--test`.
+/// Otherwise it is a short round.
 pub fn is_measurement() -> bool {
-    std::env::args().any(|argument| argument == "--bench")
+    let said = |flag: &str| std::env::args().any(|argument| argument == flag);
+    said("--bench") && !said("--test")
 }
 
 /// `full` when measuring, `small` otherwise.

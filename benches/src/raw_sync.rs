@@ -31,25 +31,25 @@ fn prepare(path: &Path) -> File {
 pub struct RawSync {
     file: File,
     offset: u64,
-    /// What was measured so far.
-    pub samples: Samples,
 }
 
 impl RawSync {
     /// Prepares a file in `folder`.
     pub fn new(folder: &Path) -> RawSync {
-        RawSync { file: prepare(&folder.join("raw")), offset: 0, samples: Samples::default() }
+        RawSync { file: prepare(&folder.join("raw")), offset: 0 }
     }
 
     /// Measures `count` synced writes, one after the other. Blocks.
-    pub fn measure(&mut self, count: usize) {
+    pub fn measure(&mut self, count: usize) -> Samples {
+        let mut samples = Samples::default();
         for _ in 0..count {
             let began = Instant::now();
             self.file.write_all_at(&BLOCK, self.offset).expect("the file can be written");
             self.file.sync_data().expect("the file can be synced");
-            self.samples.push(began.elapsed().as_nanos() as u64);
+            samples.push(began.elapsed().as_nanos() as u64);
             self.offset = (self.offset + WRITE_BYTES as u64) % FILE_BYTES;
         }
+        samples
     }
 }
 

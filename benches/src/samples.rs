@@ -17,6 +17,16 @@ impl Samples {
         self.all_ns.extend(other.all_ns);
     }
 
+    /// Each of them, in the order in which they came, in nanoseconds.
+    pub fn into_ns(self) -> Vec<u64> {
+        self.all_ns
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all_ns.is_empty()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.all_ns.len()
@@ -39,6 +49,12 @@ impl Samples {
     /// The 99th percentile, in microseconds; with fewer than 100 samples that is the longest.
     pub fn p99_us(&self) -> f64 {
         self.quantile_us(0.99)
+    }
+}
+
+impl FromIterator<u64> for Samples {
+    fn from_iter<I: IntoIterator<Item = u64>>(all_ns: I) -> Samples {
+        Samples { all_ns: all_ns.into_iter().collect() }
     }
 }
 

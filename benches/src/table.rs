@@ -8,19 +8,45 @@ use crate::samples::Samples;
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<[String; 6]>,
+    /// A row was left out: nothing was measured for it.
+    lacks_rows: bool,
 }
 
 const HEAD: [&str; 6] = ["name", "goal", "measured", "samples", "ratio", "met"];
 
 impl Table {
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Whether all that should be in it was measured: the command line may leave benchmarks out.
+    pub fn is_whole(&self) -> bool {
+        !self.lacks_rows
+    }
+
+    /// Whether a row of these samples would have nothing to show; then it is left out.
+    fn leaves_out(&mut self, samples: &[&Samples]) -> bool {
+        let lacks = samples.iter().any(|samples| samples.is_empty());
+        self.lacks_rows |= lacks;
+        lacks
+    }
+
     /// A figure without a goal: median and 99th percentile.
     pub fn figure(&mut self, name: &str, samples: &Samples) {
+        if self.leaves_out(&[samples]) {
+            return;
+        }
         let row = [name, "", &spread(samples), &samples.count().to_string(), "", ""];
         self.rows.push(row.map(str::to_owned));
     }
 
-    /// A median that should be at most `times` that of `against_us`, which `against` names.
-    pub fn budget(&mut self, name: &str, samples: &Samples, times: f64, against: &str, against_us: f64) {
+    /// A median that should be at most `times` that of `others`, which `against` names.
+    pub fn budget(&mut self, name: &str, samples: &Samples, times: f64, against: &str, others: &Samples) {
+        if self.leaves_out(&[samples, others]) {
+            return;
+        }
+        let against_us = others.p50_us();
         let ratio = samples.p50_us() / against_us;
         let goal = format!("p50 <= {times} x {against} ({})", shown(against_us));
         self.judged(name, goal, spread(samples), samples.count(), ratio, ratio <= times);
@@ -28,6 +54,9 @@ impl Table {
 
     /// A median that should be at most `goal_us`, which `goal` explains.
     pub fn at_most(&mut self, name: &str, samples: &Samples, goal: &str, goal_us: f64) {
+        if self.leaves_out(&[samples]) {
+            return;
+        }
         let ratio = samples.p50_us() / goal_us;
         let goal = format!("p50 <= {goal} ({})", shown(goal_us));
         self.judged(name, goal, spread(samples), samples.count(), ratio, ratio <= 1.0);
@@ -78,16 +107,29 @@ mod tests {
 
     #[test]
     fn a_missed_budget_is_said_to_be_missed() {
-        let mut samples = Samples::default();
-        samples.push(4_100_000);
+        let (samples, sync) = ([4_100_000].into_iter().collect(), [1_000_000].into_iter().collect());
         let mut table = Table::default();
-        table.budget("a", &samples, 4.0, "sync", 1_000.0);
-        table.budget("b", &samples, 5.0, "sync", 1_000.0);
+        table.budget("a", &samples, 4.0, "sync", &sync);
+        table.budget("b", &samples, 5.0, "sync", &sync);
         table.at_most("c", &samples, "10 ms", 10_000.0);
         table.bytes("d", 11, 10);
         let text = table.text();
         let ends: Vec<bool> = text.lines().skip(1).map(|line| line.ends_with("yes")).collect();
         assert_eq!(ends, [false, true, true, false], "{text}");
         assert!(text.contains("p50 <= 4 x sync (1000.0 us)  p50 4100.0 us, p99 4100.0 us  1"), "{text}");
+        assert!(table.is_whole());
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_row() {
+        let (some, none): (Samples, _) = ([1_000].into_iter().collect(), Samples::default());
+        let mut table = Table::default();
+        table.figure("a", &none);
+        table.at_most("b", &none, "10 ms", 10_000.0);
+        table.budget("c", &some, 4.0, "sync", &none);
+        assert!(table.is_empty() && !table.is_whole());
+        table.figure("d", &some);
+        assert!(!table.is_empty() && !table.is_whole());
+        assert_eq!(table.text().lines().count(), 2);
     }
 }
