@@ -116,15 +116,18 @@ async fn decided(node: &Node, count: usize) -> Vec<u64> {
 }
 
 fn entries(criterion: &mut Criterion, table: &mut Table, picture: &mut Vec<Bar>) {
-    // Started by the first benchmark that runs: the command line may leave out all of them.
     let mut voters = LazyCell::new(Voters::start);
     let mut group = Group::new(criterion, "entry decided", 50, Duration::from_secs(6));
-    group.measure("raw sync", |count| voters.raw.measure(count).into_ns());
-    group.measure("round trip", |count| voters.round_trips(count).into_ns());
-    let at_leader: Samples =
-        group.measure("at the leader", |count| voters.entries(true, count)).into_iter().collect();
-    let elsewhere: Samples =
-        group.measure("elsewhere", |count| voters.entries(false, count)).into_iter().collect();
+    group.measure_on("raw sync", &mut voters, |voters, count| voters.raw.measure(count).into_ns());
+    group.measure_on("round trip", &mut voters, |voters, count| voters.round_trips(count).into_ns());
+    let at_leader: Samples = group
+        .measure_on("at the leader", &mut voters, |voters, count| voters.entries(true, count))
+        .into_iter()
+        .collect();
+    let elsewhere: Samples = group
+        .measure_on("elsewhere", &mut voters, |voters, count| voters.entries(false, count))
+        .into_iter()
+        .collect();
     drop(group);
     let (syncs, trips) = match LazyCell::get(&voters) {
         Some(voters) => (voters.raw_syncs.clone(), voters.trips.clone()),

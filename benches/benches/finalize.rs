@@ -40,22 +40,23 @@ criterion_main!(benches);
 
 fn finalize(criterion: &mut Criterion) {
     lockgate_benches::log_to_stderr();
-    // Started by the first benchmark that runs: the command line may leave out all of them.
     let mut bench = LazyCell::new(Bench::start);
-    let mut group = Group::new(criterion, "finalize", 100, Duration::from_secs(12));
-    group.measure("raw sync", |count| bench.disk.raw.measure(count).into_ns());
+    let mut group = Group::new(criterion, "finalize", 100, Duration::from_secs(10));
+    group.measure_on("raw sync", &mut bench, |bench, count| bench.disk.raw.measure(count).into_ns());
     let mut slots = Shuttle::of(0, 0);
-    let one = group.measure("1 slot", |count| bench.jobs(&mut slots, count));
+    let one = group.measure_on("1 slot", &mut bench, |bench, count| bench.jobs(&mut slots, count));
     let mut slots = Shuttle::of(64, 127);
-    let large = group.measure("64 slots", |count| bench.jobs(&mut slots, count));
+    let large = group.measure_on("64 slots", &mut bench, |bench, count| bench.jobs(&mut slots, count));
     let mut slots = Shuttle::of(128, 191);
-    let written = group.measure("64 slots, written", |count| bench.written_jobs(&mut slots, count));
+    let written = group
+        .measure_on("64 slots, written", &mut bench, |bench, count| bench.written_jobs(&mut slots, count));
     drop(group);
     // Each of its iterations is a whole round.
-    let mut group = Group::new(criterion, "finalize at once", 20, Duration::from_secs(12));
+    let mut group = Group::new(criterion, "finalize at once", 20, Duration::from_secs(10));
     let jobs = size(usize::from(AT_ONCE), 16) as u16;
     let mut slots = Shuttle::of(192, 192 + jobs - 1);
-    let rounds = group.measure(&format!("{jobs} jobs"), |count| bench.rounds(&mut slots, count));
+    let rounds =
+        group.measure_on(&format!("{jobs} jobs"), &mut bench, |bench, count| bench.rounds(&mut slots, count));
     drop(group);
     if let Some(bench) = LazyCell::get(&bench) {
         report(&bench.disk, &one, &large, &written, &rounds);

@@ -3,6 +3,7 @@
 //! Invariant: what is handed back are the iterations that criterion's own figures are of; those of its warm-up are not
 //! among them. What this does not know: what is timed, and which table it goes into.
 
+use std::cell::LazyCell;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -44,10 +45,22 @@ impl<'a> Group<'a> {
     /// Benchmarks `routine`, which does as many iterations as it is told to and hands back what each of them was. What it
     /// does between them does not count. Empty if the command line leaves this benchmark out.
     pub fn measure<T: Timed>(&mut self, name: &str, mut routine: impl FnMut(usize) -> Vec<T>) -> Vec<T> {
+        self.measure_on(name, &mut LazyCell::new(|| ()), |(), count| routine(count))
+    }
+
+    /// The same on something that several benchmarks share; the first one that runs makes it.
+    pub fn measure_on<S, T: Timed>(
+        &mut self,
+        name: &str,
+        shared: &mut LazyCell<S, impl FnOnce() -> S>,
+        mut routine: impl FnMut(&mut S, usize) -> Vec<T>,
+    ) -> Vec<T> {
         let mut batches = Vec::new();
         self.group.bench_function(name, |bencher| {
+            // Not within what criterion watches: it guesses from its first call how long the others will take.
+            let shared = LazyCell::force_mut(shared);
             bencher.iter_custom(|iterations| {
-                let batch = routine(iterations as usize);
+                let batch = routine(shared, iterations as usize);
                 assert_eq!(batch.len() as u64, iterations, "{name}: each iteration has its time");
                 let total_ns = batch.iter().map(Timed::ns).sum();
                 batches.push(batch);
@@ -64,29 +77,43 @@ impl<'a> Group<'a> {
 mod tests {
     use super::*;
 
+    fn criterion(folder: &tempfile::TempDir) -> Criterion {
+        Criterion::default().without_plots().nresamples(1_001).output_directory(folder.path())
+    }
+
     #[test]
     fn iterations_of_the_warm_up_are_left_out() {
         let folder = tempfile::tempdir().expect("a folder for what criterion keeps");
-        let mut criterion =
-            Criterion::default().without_plots().nresamples(1_001).output_directory(folder.path());
+        let mut criterion = criterion(&folder);
         let mut group = Group::new(&mut criterion, "groups", 10, Duration::from_millis(20));
         let (mut calls, mut next_ns) = (Vec::new(), 1_000);
         let times = group.measure("counted", |count| {
             calls.push(count);
-            std::thread::sleep(Duration::from_micros(100) * count as u32);
-            (0..count)
-                .map(|_| {
-                    next_ns += 1;
-                    next_ns
-                })
-                .collect::<Vec<u64>>()
+            let first_ns = next_ns;
+            next_ns += count as u64;
+            (first_ns..next_ns).collect::<Vec<u64>>()
         });
         let each = calls[calls.len() - 1];
         assert!(
             calls.len() > 10 && calls[calls.len() - 10..].iter().all(|count| *count == each),
             "{calls:?}"
         );
-        let expected: Vec<u64> = (next_ns + 1 - 10 * each as u64..=next_ns).collect();
+        let expected: Vec<u64> = (next_ns - 10 * each as u64..next_ns).collect();
         assert_eq!(times, expected);
+    }
+
+    #[test]
+    fn what_is_shared_is_made_once_and_only_for_benchmarks_that_run() {
+        let folder = tempfile::tempdir().expect("a folder for what criterion keeps");
+        let mut criterion = criterion(&folder).with_filter("runs");
+        let mut group = Group::new(&mut criterion, "groups", 10, Duration::from_millis(20));
+        let made = std::cell::Cell::new(0);
+        let mut shared = LazyCell::new(|| made.set(made.get() + 1));
+        assert!(group.measure_on("left out", &mut shared, |(), count| vec![1_u64; count]).is_empty());
+        assert_eq!(made.get(), 0);
+        for name in ["runs", "runs too"] {
+            assert!(!group.measure_on(name, &mut shared, |(), count| vec![1_000_u64; count]).is_empty());
+        }
+        assert_eq!(made.get(), 1);
     }
 }
