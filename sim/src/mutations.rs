@@ -139,6 +139,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a candidate goes on to take and acknowledge what the old primary sends after it has reported",
     ),
     bug(
+        "commit-of-another-reign-covers",
+        "R8, R14",
+        Scenario::TargetFailoverAtFinalize,
+        "what a deposed primary alone has is answered for, since its successor's commit took the slot away",
+    ),
+    bug(
         "candidate-not-synced",
         "R12",
         Scenario::SourceFailoverAtFinalize,

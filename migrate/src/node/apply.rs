@@ -3,9 +3,9 @@
 //! The effect on this node is derived from the map alone ([`super::desired`]), slot by slot where an entry touched it, so
 //! that a replay, a restart or a snapshot leads to the same place as the entries did.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lockgate_engine::{Gate, Generation, Slot, SlotError, SlotStatus};
+use lockgate_engine::{Gate, Generation, Slot, SlotError, SlotStatus, Term};
 use lockgate_runtime::mutation;
 use lockgate_runtime::sync::atomic::Ordering;
 use lockgate_runtime::sync::{Arc, Mutex};
@@ -13,11 +13,12 @@ use lockgate_runtime::sync::{Arc, Mutex};
 use super::desired::{Desired, Role, View};
 use super::driver::Driver;
 use super::messages::ControlMessage;
+use super::office::reign_of;
 use super::receivers::Receivers;
 use super::shared::Shared;
 use crate::control::{
-    ClusterMap, CodecError, Effect, EntryBody, Incarnation, JobId, JobState, MapSnapshot, MembersChange,
-    RaftEntry, decode_entry, decode_map, slots_of,
+    ClusterMap, CodecError, CommitOutcome, CommitResult, Effect, EntryBody, Incarnation, JobId, JobState,
+    MapSnapshot, MembersChange, RaftEntry, decode_entry, decode_map, slots_of,
 };
 
 /// Slots whose data is dropped before the core does something else.
@@ -126,6 +127,7 @@ impl Driver {
             }
         }
         match effect {
+            Some(Effect::Voted(outcomes)) => self.note_given(&outcomes),
             Some(Effect::JobActivated { job }) => {
                 self.shared.job_times.note(job, |times| &mut times.activated_ns);
             }
@@ -136,6 +138,19 @@ impl Driver {
         }
         if change == MembersChange::Voters {
             self.raft.finish_change(index, None);
+        }
+    }
+
+    /// Notes which slots this node gave away by votes of its own: as the map stands at the entry, not after the batch.
+    fn note_given(&mut self, outcomes: &[CommitOutcome]) {
+        for outcome in outcomes {
+            let CommitResult::Committed { term } = outcome.result else { continue };
+            let Some(job) = self.map.jobs.get(&outcome.job) else { continue };
+            let Some(source) = self.map.shards.get(&job.source) else { continue };
+            if source.primary == self.me || mutation!("commit-of-another-reign-covers") {
+                let reign = reign_of(job.source, source.epoch);
+                self.reconciler.given.extend(slots_of(&job.slots).map(|slot| (slot, (term, reign))));
+            }
         }
     }
 
@@ -245,11 +260,13 @@ pub(crate) struct Reconciler {
     janitor: Arc<Janitor>,
     /// Slots that could not follow the map yet (a log that was behind, say): tried again with the next tick.
     unsettled: BTreeSet<Slot>,
+    /// Slots that votes of this node gave away, until their gates are closed: under which terms, and in which reigns.
+    given: BTreeMap<Slot, (Term, u64)>,
 }
 
 impl Reconciler {
     pub fn new(shared: Arc<Shared>, me: Incarnation) -> Self {
-        Self { shared, me, janitor: Arc::default(), unsettled: BTreeSet::new() }
+        Self { shared, me, janitor: Arc::default(), unsettled: BTreeSet::new(), given: BTreeMap::new() }
     }
 
     /// Works through `slots`.
@@ -279,7 +296,7 @@ impl Reconciler {
     }
 
     fn settle(
-        &self,
+        &mut self,
         view: &View<'_>,
         map: &ClusterMap,
         slot: Slot,
@@ -334,7 +351,10 @@ impl Reconciler {
                 let is_served = matches!(status.gate, Gate::Owned | Gate::Frozen);
                 if is_served && !mutation!("reads-at-the-source-after-commit") {
                     engine.hand_off(slot, status.generation)?;
-                    self.shared.acks.released(slot, owner.term);
+                    // Another primary's vote covers nothing that only this node has.
+                    if let Some((term, reign)) = self.given.remove(&slot) {
+                        self.shared.acks.released(slot, term, reign);
+                    }
                 }
                 if status.gate != Gate::Absent && view.may_drop(slot, status.generation) {
                     self.janitor.drops.lock().push_back((slot, status.generation));

@@ -74,7 +74,7 @@ impl Driver {
     pub(super) fn reign_follows_map(&mut self) {
         let mine = self.my_primary_shard().map(|shard| (shard, self.map.shards[&shard].epoch));
         self.office.holder.reigns(mine);
-        let reign = mine.map_or(0, |(shard, epoch)| epoch.0 << 32 | u64::from(shard.0));
+        let reign = mine.map_or(0, |(shard, epoch)| reign_of(shard, epoch));
         if self.shared.acks.reign() != reign {
             self.shared.lease_until_ns.store(0, Ordering::SeqCst);
             self.shared.acks.begin_reign(reign);
@@ -269,6 +269,11 @@ impl Driver {
         let over = self.office.grantor.may_release(&self.map, id, now_ns);
         over.then_some(ControlMessage::LeasesOver { job: id })
     }
+}
+
+/// The number of a reign, for [`crate::replica::ReplicaAcks`]: different for each.
+pub(super) fn reign_of(shard: ShardId, epoch: Epoch) -> u64 {
+    epoch.0 << 32 | u64::from(shard.0)
 }
 
 /// Syncs everything that is here, and hands the report on.

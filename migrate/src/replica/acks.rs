@@ -78,13 +78,21 @@ struct Required {
     joining: BTreeMap<NodeId, u64>,
 }
 
+/// The last time that this node gave a slot away: under which term, and in which of its reigns. The reign is stored first and
+/// loaded last: who sees a term sees its reign, or a later one, which covers less.
+#[derive(Default)]
+struct Released {
+    term: AtomicU64,
+    reign: AtomicU64,
+}
+
 /// All that followers have acknowledged to this node. `Send + Sync`; written by feeders, read by whoever answers.
 pub struct ReplicaAcks {
     followers: Mutex<BTreeMap<NodeId, Arc<FollowerTable>>>,
     required: Mutex<Arc<Vec<Arc<FollowerTable>>>>,
     wanted: Mutex<Required>,
-    /// Terms under which this node gave slots away: what it had written before is covered by that commit's barrier.
-    released: Box<[AtomicU64]>,
+    /// How this node gave slots away: what it had written before, in that reign, is covered by that commit's barrier.
+    released: Box<[Released]>,
     /// Which of its shard's reigns this node leads; 0 for none.
     reign: AtomicU64,
     changed: Event,
@@ -96,7 +104,7 @@ impl Default for ReplicaAcks {
             followers: Mutex::new(BTreeMap::new()),
             required: Mutex::new(Arc::new(Vec::new())),
             wanted: Mutex::new(Required::default()),
-            released: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            released: (0..SLOTS).map(|_| Released::default()).collect(),
             reign: AtomicU64::new(0),
             changed: Event::new(),
         }
@@ -181,9 +189,12 @@ impl ReplicaAcks {
         self.refresh();
     }
 
-    /// A commit under `term` took this slot away; its barrier covers every write that was made here before.
-    pub fn released(&self, slot: Slot, term: Term) {
-        self.released[slot.index()].fetch_max(term.0, Ordering::AcqRel);
+    /// A commit under `term` took this slot away, and its vote was this node's in this reign: its barrier covers every write
+    /// that was made here in that reign. The commit of another primary covers nothing of this node's.
+    pub fn released(&self, slot: Slot, term: Term, reign: u64) {
+        let released = &self.released[slot.index()];
+        released.reign.store(reign, Ordering::Release);
+        released.term.fetch_max(term.0, Ordering::AcqRel);
     }
 
     /// How many followers' acknowledgement answers need now.
@@ -245,9 +256,13 @@ impl ReplicaAcks {
         Ok(())
     }
 
-    /// Whether a commit took the slot away after the operation: its barrier covers it, whoever leads what since then.
+    /// Whether a commit took the slot away after the operation and in its reign: its barrier covers it, whoever leads what
+    /// since then.
     pub fn is_released(&self, dependency: &Dependency) -> bool {
-        self.released[dependency.slot.index()].load(Ordering::Acquire) > dependency.version.term.0
+        let released = &self.released[dependency.slot.index()];
+        released.term.load(Ordering::Acquire) > dependency.version.term.0
+            && (released.reign.load(Ordering::Acquire) == dependency.reign
+                || mutation!("commit-of-another-reign-covers"))
     }
 
     /// Whether the operation belongs to a reign that is over, and no commit covers it.
@@ -369,7 +384,9 @@ mod tests {
         assert!(acks.is_lost(&written));
         let again = Dependency { reign: 8, ..written };
         assert!(!acks.covers(&again, AckPolicy::InSync), "the follower may have lost it meanwhile");
-        acks.released(Slot::new(5).unwrap(), Term(9));
+        acks.released(Slot::new(5).unwrap(), Term(9), 8);
+        assert!(acks.is_lost(&written), "the barrier was that of another reign, which may not have had it");
+        acks.released(Slot::new(5).unwrap(), Term(9), 7);
         assert!(!acks.is_lost(&written), "the target has it");
     }
 
@@ -377,7 +394,7 @@ mod tests {
     fn what_was_written_before_a_release_is_covered_by_its_barrier() {
         let acks = ReplicaAcks::default();
         acks.set_members(BTreeMap::from([(NodeId(2), 1)]));
-        acks.released(Slot::new(5).unwrap(), Term(9));
+        acks.released(Slot::new(5).unwrap(), Term(9), 0);
         assert!(acks.covers(&dependency(5, 8, 1_000), AckPolicy::InSync));
         assert!(!acks.covers(&dependency(5, 9, 1_001), AckPolicy::InSync));
     }
