@@ -11,6 +11,6 @@ pub mod office;
 pub mod replica;
 
 pub use job::{JobLimits, Phase};
-pub use node::{HandOverError, JobProgress, Node, NodeBuilder, NodeConfig, NodeKeyspace, OpError};
+pub use node::{HandOverError, JobProgress, Node, NodeBuilder, NodeConfig, NodeKeyspace, NodeRole, OpError};
 pub use office::Times;
 pub use replica::{AckPolicy, Dependency};

@@ -13,6 +13,7 @@
 //! What a node does not know: commands, clients, and sockets of clients.
 
 mod apply;
+mod consensus;
 mod control_store;
 mod desired;
 mod driver;
@@ -30,6 +31,7 @@ mod receivers;
 mod recovery;
 mod replica_reads;
 mod replicas;
+mod roles;
 mod shared;
 mod source;
 mod start;
@@ -51,6 +53,7 @@ pub use hand_over::HandOverError;
 pub use keyspace::{NodeKeyspace, OpError};
 pub use messages::{AdminReply, AdminRequest, NodeIdentity};
 pub use replica_reads::{ReplicaKeyspace, ReplicaRead, ReplicaReadError};
+pub use roles::NodeRole;
 pub use shared::JobProgress;
 pub use start::{NodeBuilder, StartError, admin};
 pub use status::{JobStatus, KnownNode, MemberStatus, NodeStatus, ShardStatus};

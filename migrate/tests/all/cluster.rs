@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::common::{Machine, ended, form, get, keys_in, server_of, set, start};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, join3};
 use lockgate_engine::Slot;
-use lockgate_migrate::control::{JobState, ShardId, SlotRange};
+use lockgate_migrate::NodeRole;
+use lockgate_migrate::control::{Epoch, JobState, NodeId, ShardId, SlotRange};
 use lockgate_runtime::{Runtime, sim::Sim};
 
 const MOVES: usize = 4;
@@ -64,6 +65,35 @@ async fn slots_move_while_written(runtimes: Vec<Runtime>, dirs: Vec<PathBuf>) {
         assert_eq!(server_of(&machines, slot).len(), 1, "servers of slot {slot}");
     }
     assert!(round > 0, "the writer wrote while slots moved");
+}
+
+/// A server that is built on nodes learns what each of them is, and when that changes.
+async fn roles_pass_on(runtimes: Vec<Runtime>) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let dirs = std::iter::repeat(PathBuf::from("/data"));
+    let started = runtimes.into_iter().zip(dirs).map(|(runtime, dir)| start(runtime, dir, any));
+    let machines: Vec<Machine> = join_all(started).await;
+    assert_eq!(machines[0].node.role(), NodeRole::Outside);
+    form(&machines).await;
+    let (shard, first, second) = (ShardId(1), &machines[0].node, &machines[1].node);
+    let led = NodeRole::Primary { shard, epoch: Epoch(1) };
+    first.map_where(|_| true).await;
+    assert_eq!(first.role(), led);
+    let following = NodeRole::Replica { shard, primary: NodeId(1), in_sync: true };
+    while second.role() != following {
+        second.role_after(second.role()).await;
+    }
+    let (handed, deposed, promoted) =
+        join3(first.hand_over(Some(NodeId(2))), first.role_after(led), second.role_after(following)).await;
+    handed.expect("it is handed over");
+    assert!(matches!(deposed, NodeRole::Replica { primary: NodeId(2), .. }), "{deposed:?}");
+    assert_eq!(promoted, NodeRole::Primary { shard, epoch: Epoch(2) });
+}
+
+#[test]
+fn who_links_nodes_in_is_told_of_their_roles() {
+    let sim = Sim::new(1);
+    sim.run_until(roles_pass_on((1..=4).map(|n| sim.node(&format!("node-{n}"), 1)).collect()));
 }
 
 #[test]
