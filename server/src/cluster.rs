@@ -96,7 +96,11 @@ fn recover(args: &RecoverArgs) -> Result<(), CommandError> {
         println!("an interrupted recovery is finished first");
         let unfinished = findings.clone();
         let finished = runtime.block_on(0, move || async move { unfinished.finish().await });
-        finished.map_err(CommandError::cluster)?;
+        for (node, why) in finished.map_err(CommandError::cluster)? {
+            println!(
+                "node {node} is locked out: {why}. Put an empty node into its place by `lockgate cluster replace-node`"
+            );
+        }
         findings = look(nodes).map_err(CommandError::cluster)?;
         if findings.check_lost().is_err() {
             println!("a majority answers in generation {}: done", findings.newest.generation);
@@ -115,10 +119,13 @@ fn recover(args: &RecoverArgs) -> Result<(), CommandError> {
     let done = runtime.block_on(0, move || async move { findings.recover().await });
     let done = done.map_err(CommandError::cluster)?;
     println!("generation {} has begun; nodes {} vote", done.generation, recovery::numbers(&done.voters));
-    for node in lost {
+    for node in &lost {
         println!(
             "node {node} is locked out: put an empty node into its place by `lockgate cluster replace-node`"
         );
+    }
+    if !lost.is_empty() {
+        println!("the lost ones vote no more: say who does, beside those, by `lockgate cluster set-voters`");
     }
     for job in done.disputed {
         println!(

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lockgate_migrate::control::recovery::{majority, recover};
@@ -38,6 +38,17 @@ pub enum RecoveryError {
         answering: usize,
         /// All voters.
         voters: usize,
+    },
+    /// Somebody else is there.
+    #[error(
+        "voter {voter} says that node {leader} leads the control log: a majority is there, though this tool cannot reach it. \
+         Nothing was done"
+    )]
+    Led {
+        /// Who says so.
+        voter: NodeId,
+        /// Who leads.
+        leader: NodeId,
     },
     /// What the nodes said does not go together.
     #[error(transparent)]
@@ -71,8 +82,21 @@ pub struct Recovered {
     pub disputed: Vec<JobId>,
 }
 
-/// Asks every node that one of these knows of. Must run on a core.
+/// Asks every node that one of these knows of. A leader that is gone is missed by its voters within a node timeout: so long
+/// it is asked again. Must run on a core.
 pub async fn look(any: &[SocketAddr]) -> Result<Findings, RecoveryError> {
+    let began = Instant::now();
+    loop {
+        let found = look_once(any).await?;
+        let patience = Duration::from_millis(2 * found.newest.node_timeout_ms);
+        if !matches!(found.check_lost(), Err(RecoveryError::Led { .. })) || began.elapsed() > patience {
+            return Ok(found);
+        }
+        lockgate_runtime::sleep(LOOK_PAUSE).await;
+    }
+}
+
+async fn look_once(any: &[SocketAddr]) -> Result<Findings, RecoveryError> {
     let mut known: BTreeMap<NodeId, KnownNode> = BTreeMap::new();
     let mut first_error = None;
     for &addr in any {
@@ -124,7 +148,11 @@ impl Findings {
         if answering >= majority(voters.len()) {
             return Err(RecoveryError::Majority { answering, voters: voters.len() });
         }
-        Ok(())
+        let leader_of = |voter: &NodeId| self.answering.get(voter).and_then(|(_, status)| status.leader);
+        match voters.iter().find_map(|voter| Some((*voter, leader_of(voter)?))) {
+            Some((voter, leader)) => Err(RecoveryError::Led { voter, leader }),
+            None => Ok(()),
+        }
     }
 
     /// What a new generation would mean, for people.
@@ -167,12 +195,19 @@ impl Findings {
         }
     }
 
-    /// Lets those enter that an interrupted recovery has left behind.
-    pub async fn finish(&self) -> Result<(), RecoveryError> {
-        for &addr in self.waiting.values() {
-            done(addr, &AdminRequest::Enter { recovery: self.newest.recovery }).await?;
+    /// Lets those enter that an interrupted recovery has left behind. Returns who was not part of it, with its words: such a
+    /// node had left, but did not answer when the generation began. It is locked out.
+    pub async fn finish(&self) -> Result<Vec<(NodeId, String)>, RecoveryError> {
+        let mut locked_out = Vec::new();
+        for (&node, &addr) in &self.waiting {
+            let enter = AdminRequest::Enter { recovery: self.newest.recovery };
+            match ask_within(addr, &enter, ANSWER_LIMIT).await? {
+                AdminReply::Done => {}
+                AdminReply::Refused(why) => locked_out.push((node, why)),
+                other => return Err(refused(addr, other).into()),
+            }
         }
-        Ok(())
+        Ok(locked_out)
     }
 
     /// Begins the new generation. Must run on a core.
