@@ -6,6 +6,8 @@
 //!   missing from it: applied maps of one generation are prefixes of one history.
 //! - It is of the next generation. Links between generations are refused ([`link_id`]), so that no old voter takes part.
 //! - No vote of the old generation counts in the new one: every attempt is consumed.
+//! - No term is given twice: the lost voters may have given some that nobody here has applied, and writes of such a term may
+//!   be here all the same (R1, R4). The counter goes on far above them.
 //! - Where the lost nodes may have committed a job and served its slots, both shards have a claim. Such a job is *disputed*,
 //!   and its slots are served by nobody until an operator decides.
 
@@ -16,8 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use super::map::{ClusterMap, GENESIS_TERM, JobState, VOTERS_MAX};
 use super::raft::{MapSnapshot, Members};
-use super::types::{ClusterId, JobId, NodeId, ShardId};
+use super::types::{ClusterId, Incarnation, JobId, NodeId, ShardId};
 use super::{CodecError, encode_map};
+
+/// So far the counter leaps: more than lost voters can have given out of what nobody else has applied. Terms and generations
+/// have room for thousands of leaps.
+const COUNTER_LEAP: u64 = 1 << 32;
 
 /// The name that links of this generation of the cluster go by. The first generation's is the cluster's own.
 pub fn link_id(cluster: ClusterId, generation: u64) -> ClusterId {
@@ -37,12 +43,14 @@ pub fn earlier_generation(cluster: ClusterId, generation: u64, theirs: ClusterId
 /// What a node says that has left its generation: nothing of it changes any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// The node.
-    pub node: NodeId,
+    /// The node, in its present boot: what an earlier one had applied it need not know any more.
+    pub me: Incarnation,
     /// The map that it has applied.
     pub map: ClusterMap,
     /// Jobs whose source it leads, and for whose present attempt it has not asked for the vote.
     pub unvoted: Vec<JobId>,
+    /// The highest term in which it has writes of the slots of active jobs.
+    pub terms: Vec<(JobId, u64)>,
 }
 
 /// What the new generation begins with.
@@ -86,20 +94,22 @@ pub fn majority(voters: usize) -> usize {
 pub fn recover(claims: &[Claim], id: [u8; 16]) -> Result<Recovery, RecoveryError> {
     let newest = claims.iter().max_by_key(|claim| (claim.map.generation, claim.map.applied));
     let mut map = newest.ok_or(RecoveryError::Nobody)?.map.clone();
-    for Claim { node, map: theirs, .. } in claims {
+    for Claim { me, map: theirs, .. } in claims {
         if (theirs.cluster, theirs.generation) != (map.cluster, map.generation) {
             let (generation, newest) = (theirs.generation, map.generation);
-            return Err(RecoveryError::Generations { node: *node, generation, newest });
+            return Err(RecoveryError::Generations { node: me.node, generation, newest });
         }
     }
     let answering: BTreeSet<NodeId> =
-        claims.iter().map(|claim| claim.node).filter(|node| map.nodes.contains_key(node)).collect();
+        claims.iter().map(|claim| claim.me.node).filter(|node| map.nodes.contains_key(node)).collect();
     if answering.is_empty() {
         return Err(RecoveryError::Nobody);
     }
     (map.generation, map.recovery, map.applied) = (map.generation + 1, id, map.applied + 1);
     set_voters(&mut map, &answering);
-    let disputed = settle_jobs(&mut map, claims, &answering);
+    let known = map.counter;
+    map.counter += COUNTER_LEAP;
+    let disputed = settle_jobs(&mut map, claims, known);
     let shards: Vec<ShardId> = map.shards.keys().copied().collect();
     // A lease of the new generation is granted only to who has entered it.
     for shard in shards {
@@ -122,18 +132,23 @@ fn set_voters(map: &mut ClusterMap, answering: &BTreeSet<NodeId>) {
 }
 
 /// Consumes every attempt, and finds the jobs that may have been committed without anybody here knowing. That has no
-/// consequences where the target's primary is here and has not applied it: nobody else could have served the slots.
-fn settle_jobs(map: &mut ClusterMap, claims: &[Claim], answering: &BTreeSet<NodeId>) -> Vec<JobId> {
+/// consequences where the target's primary is here, has run all the while and has not applied it: nobody else could have
+/// served the slots. Nor where the source's primary has not asked for the vote, unless it was deposed without knowing it: then
+/// writes of the target's are of a term that nobody here knows (all known ones are up to `known`).
+fn settle_jobs(map: &mut ClusterMap, claims: &[Claim], known: u64) -> Vec<JobId> {
     let active: Vec<JobId> = map.active_jobs().map(|job| job.id).collect();
     let mut disputed = Vec::new();
     for id in active {
         let job = &map.jobs[&id];
-        let [source, target] = [job.source, job.target].map(|shard| map.shards[&shard].primary.node);
-        let unvoted = claims.iter().any(|claim| claim.node == source && claim.unvoted.contains(&id));
+        let [source, target] = [job.source, job.target].map(|shard| map.shards[&shard].primary);
+        let unvoted = claims.iter().any(|claim| claim.me == source && claim.unvoted.contains(&id));
+        let has_later = |claim: &Claim| claim.terms.iter().any(|&(job, term)| job == id && term > known);
+        let is_settled =
+            claims.iter().any(|claim| claim.me == target) || (unvoted && !claims.iter().any(has_later));
         let updated_ms = job.updated_ms;
         let why = "a majority of the control log's voters was lost";
         map.consume_attempt(id, updated_ms, why.to_owned());
-        if !unvoted && !answering.contains(&target) {
+        if !is_settled {
             map.change_job(id, updated_ms).state = JobState::Disputed;
             disputed.push(id);
         }
@@ -156,7 +171,8 @@ mod tests {
     }
 
     fn claim(node: u32, map: &ClusterMap) -> Claim {
-        Claim { node: NodeId(node), map: map.clone(), unvoted: Vec::new() }
+        let me = map.nodes[&NodeId(node)].incarnation;
+        Claim { me, map: map.clone(), unvoted: Vec::new(), terms: Vec::new() }
     }
 
     #[test]
@@ -168,6 +184,10 @@ mod tests {
         assert_eq!((made.map.generation, made.map.recovery, made.map.applied), (1, ID, newer.applied + 1));
         assert_eq!(made.map.voters(), [NodeId(2), NodeId(6)], "also one that only learnt");
         assert_eq!(made.map.nodes.len(), newer.nodes.len(), "the lost ones are replaced later");
+        assert!(
+            made.map.counter >= newer.counter + COUNTER_LEAP,
+            "what the lost ones gave is not given again"
+        );
         assert!(made.map.validate().is_ok());
         assert_eq!(decode_map(&made.snapshot.map).expect("a map"), made.map);
         assert_eq!(made.snapshot.index, made.map.applied);
@@ -195,8 +215,18 @@ mod tests {
         );
         assert!(disputed(&[claim(2, &map)]), "nobody knows what the source did");
         assert!(!disputed(&[claim(2, &map), claim(3, &map)]), "the target is here and did not serve");
+        let mut restarted = claim(3, &map);
+        restarted.me.boot += 1;
+        assert!(disputed(&[claim(2, &map), restarted]), "it may have forgotten what it had applied");
         let unvoted = Claim { unvoted: vec![job], ..claim(1, &map) };
-        assert!(!disputed(&[unvoted]), "there was no vote");
+        assert!(!disputed(std::slice::from_ref(&unvoted)), "there was no vote");
+        let imported = Claim { terms: vec![(job, map.counter)], ..claim(4, &map) };
+        assert!(
+            !disputed(&[unvoted.clone(), imported]),
+            "what the target's replica has came from the source"
+        );
+        let served = Claim { terms: vec![(job, map.counter + 1)], ..claim(4, &map) };
+        assert!(disputed(&[unvoted, served]), "the source was deposed, and its successor's vote was counted");
     }
 
     #[test]

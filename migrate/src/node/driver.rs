@@ -13,8 +13,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
+use futures_util::StreamExt;
 use futures_util::future::{Either, select};
-use futures_util::{FutureExt, StreamExt};
 use lockgate_engine::Slot;
 use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Arc;
@@ -169,7 +169,7 @@ impl Driver {
             if let Some(input) = self.next_input(deadline_ns).await {
                 self.take(input)?;
                 for _ in 1..INPUTS_PER_TURN {
-                    let Some(Some(input)) = self.inbox.next().now_or_never() else { break };
+                    let Some(input) = self.input_at_once() else { break };
                     self.take(input)?;
                 }
                 if self.shared.has_left.load(Ordering::SeqCst) {

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use futures_channel::oneshot;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lockgate_net::link::{LinkError, RefusalReason};
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::Ordering;
@@ -27,6 +27,7 @@ use super::shared::{Input, Shared};
 use crate::control::recovery::link_id;
 use crate::control::{
     Claim, EntryBody, HardState, JobId, MapSnapshot, Persist, RaftConfig, RaftCore, Restored, decode_map,
+    slots_of,
 };
 
 impl Shared {
@@ -51,8 +52,8 @@ pub(super) async fn leave(shared: &Arc<Shared>) -> AdminReply {
     let Some(map) = shared.map.load_full() else {
         return AdminReply::Refused("this node does not belong to a cluster yet".into());
     };
-    let known = match control_store::load_leaving(&shared.engine).await {
-        Ok(known) => known.filter(|known| known.generation == map.generation),
+    let known = match control_store::load_left(&shared.engine, map.generation).await {
+        Ok(known) => known,
         Err(error) => return AdminReply::Refused(error.to_string()),
     };
     if known.is_none() {
@@ -83,7 +84,10 @@ pub(super) async fn prepare(shared: &Arc<Shared>, snapshot: MapSnapshot) -> Admi
     let generation = shared.map.load().as_ref().map_or(0, |map| map.generation);
     let leaving = Leaving { generation, next: Some(snapshot) };
     match control_store::save_leaving(&shared.engine, &leaving).await {
-        Ok(()) => AdminReply::Done,
+        Ok(()) => {
+            shared.is_prepared.store(true, Ordering::SeqCst);
+            AdminReply::Done
+        }
         Err(error) => AdminReply::Refused(error.to_string()),
     }
 }
@@ -103,10 +107,13 @@ fn check_next(shared: &Shared, snapshot: &MapSnapshot) -> Result<(), String> {
 
 /// An administrator has this node enter the recovery of that name.
 pub(super) async fn enter(shared: &Arc<Shared>, recovery: [u8; 16]) -> AdminReply {
-    if shared.map.load().as_ref().is_some_and(|map| map.recovery == recovery) {
+    let Some(map) = shared.map.load_full() else {
+        return AdminReply::Refused("this node does not belong to a cluster yet".into());
+    };
+    if map.recovery == recovery {
         return AdminReply::Done;
     }
-    let next = match control_store::load_leaving(&shared.engine).await {
+    let next = match control_store::load_left(&shared.engine, map.generation).await {
         Ok(known) => known.and_then(|known| known.next),
         Err(error) => return AdminReply::Refused(error.to_string()),
     };
@@ -152,7 +159,16 @@ impl Driver {
         };
         let sourced = self.map.active_jobs().filter(|job| Some(job.source) == mine).map(|job| job.id);
         let unvoted = sourced.filter(|job| !may_be_voted(*job)).collect();
-        Claim { node: self.me.node, map: self.map.clone(), unvoted }
+        let term = |slot| self.shared.engine.slot_status(slot).version.term.0;
+        let terms =
+            self.map.active_jobs().filter_map(|job| Some((job.id, slots_of(&job.slots).map(term).max()?)));
+        Claim { me: self.me, map: self.map.clone(), unvoted, terms: terms.collect() }
+    }
+
+    /// The next input that is there already; none for a node that has just left.
+    pub(super) fn input_at_once(&mut self) -> Option<Input> {
+        let has_left = self.shared.has_left.load(Ordering::SeqCst);
+        if has_left { None } else { self.inbox.next().now_or_never().flatten() }
     }
 
     /// One input of a node that has left: only what has to do with that.
@@ -171,6 +187,10 @@ impl Driver {
             Some(Input::Enter(snapshot, reply)) => {
                 self.enter(*snapshot).await?;
                 let _ = reply.send(());
+            }
+            // Others may have entered before this one is let in.
+            Some(Input::Superseded(why)) if self.shared.is_prepared.load(Ordering::SeqCst) => {
+                tracing::debug!(why, "this node waits to enter");
             }
             Some(Input::Superseded(why)) => return Err(DriverError::Superseded(why)),
             Some(Input::Persisted(_, result)) => self.note_persisted(result)?,
@@ -218,7 +238,10 @@ impl Driver {
         self.office = Office::new(self.shared.config.times, self.office.always_synced());
         *self.shared.reach.lock() = BTreeMap::new();
         self.shared.has_left.store(false, Ordering::SeqCst);
+        self.shared.is_prepared.store(false, Ordering::SeqCst);
         self.install(&snapshot)?;
+        // Nobody of the new generation was let in before: what is here was said in the old one.
+        while let Some(Some(_)) = self.inbox.next().now_or_never() {}
         // After the map: new links go by its generation.
         self.peers = Peers::new(Arc::clone(&self.shared));
         let now_ns = lockgate_runtime::now_ns();

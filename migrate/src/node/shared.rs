@@ -109,6 +109,8 @@ pub(crate) struct Shared {
     pub acks: ReplicaAcks,
     /// Whether it has left its generation of the cluster, and takes part in nothing.
     pub has_left: AtomicBool,
+    /// Whether it has what the next generation begins with, and only waits to be let in.
+    pub is_prepared: AtomicBool,
     /// What this node has acknowledged as a primary, for its replicas' readers.
     pub watermarks: Watermarks,
     /// What this node may show as a replica...

@@ -131,6 +131,7 @@ impl NodeBuilder {
             reach: Mutex::default(),
             acks: ReplicaAcks::default(),
             has_left: AtomicBool::new(false),
+            is_prepared: AtomicBool::new(false),
             watermarks: Watermarks::default(),
             marks: ReplicaMarks::default(),
             freshness: Freshness::default(),
@@ -211,7 +212,10 @@ async fn run(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
     // Set once: the inbox, which only one caller can take, stands guard.
     let _ = shared.identity.set(Identity { cluster, me: store.me });
     shared.map.store(Some(Arc::new(store.map.clone())));
-    shared.has_left.store(control_store::has_left(&shared.engine, &store.map).await?, Ordering::SeqCst);
+    if let Some(left) = control_store::load_left(&shared.engine, store.map.generation).await? {
+        shared.is_prepared.store(left.next.is_some(), Ordering::SeqCst);
+        shared.has_left.store(true, Ordering::SeqCst);
+    }
     let driver = Driver::new(Arc::clone(shared), inbox, store, always_synced);
     let shared = Arc::clone(shared);
     lockgate_runtime::spawn(async move {

@@ -156,7 +156,7 @@ pub(crate) struct Leaving {
 }
 
 /// What this directory's node has last left, if it ever did.
-pub(crate) async fn load_leaving(engine: &Engine) -> Result<Option<Leaving>, StoreError> {
+async fn load_leaving(engine: &Engine) -> Result<Option<Leaving>, StoreError> {
     let path = engine.path().join(LEAVING_FILE);
     if !fs::exists(&path).await {
         return Ok(None);
@@ -173,9 +173,9 @@ pub(crate) async fn save_leaving(engine: &Engine, leaving: &Leaving) -> Result<(
     fs::write_atomic(&path, bytes).await.map_err(|error| StoreError::Io { path, error })
 }
 
-/// Whether this directory's node has left the generation of its map, and not entered the next.
-pub(crate) async fn has_left(engine: &Engine, map: &ClusterMap) -> Result<bool, StoreError> {
-    Ok(load_leaving(engine).await?.is_some_and(|leaving| leaving.generation == map.generation))
+/// How this directory's node has left that generation, if it has.
+pub(crate) async fn load_left(engine: &Engine, generation: u64) -> Result<Option<Leaving>, StoreError> {
+    Ok(load_leaving(engine).await?.filter(|leaving| leaving.generation == generation))
 }
 
 /// Name of the file that says that answers of this directory's node did not always wait for its disk.
