@@ -2,7 +2,8 @@
 //!
 //! [`client`] talks to nodes from outside and [`demo`] runs a whole cluster and verifies it; [`serve`] and [`cluster`]
 //! are the other subcommands; [`service`] is what a node's clients may ask; [`formation`] makes clusters, [`operations`]
-//! changes them, [`recovery`] begins them anew when they have lost their majority, and [`survey`] sees how they are; [`cli`] parses what [`error`] may complain about.
+//! changes them, [`recovery`] begins them anew when they have lost their majority, and [`survey`] sees how they are;
+//! [`cli`] parses what [`error`] may complain about.
 
 pub mod cli;
 pub mod client;

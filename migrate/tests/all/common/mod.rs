@@ -86,14 +86,12 @@ pub fn server_of(machines: &[Machine], slot: Slot) -> Vec<usize> {
     machines.iter().enumerate().filter(|(_, machine)| open(machine)).map(|(index, _)| index).collect()
 }
 
-#[allow(dead_code, reason = "each test binary uses a part of this module")]
 /// Waits until `node`'s map says that the job has ended; returns how.
 pub async fn ended(node: &Node, job: JobId) -> JobState {
     let over = |map: &ClusterMap| map.jobs.get(&job).is_some_and(|job| job.state.is_finished());
     node.map_where(over).await.jobs[&job].state.clone()
 }
 
-#[allow(dead_code, reason = "each test binary uses a part of this module")]
 /// A client that knows every node: sets `key` wherever it is served, waiting where the slot is frozen, and returns when
 /// the write is acknowledged.
 pub async fn set(machines: &[Machine], key: &[u8], value: &[u8]) {
@@ -107,7 +105,6 @@ pub async fn set(machines: &[Machine], key: &[u8], value: &[u8]) {
     }
 }
 
-#[allow(dead_code, reason = "each test binary uses a part of this module")]
 /// As [`set`]: reads `key` wherever it is served.
 pub async fn get(machines: &[Machine], key: &[u8]) -> Option<Vec<u8>> {
     let mut at = 0;
@@ -123,7 +120,6 @@ pub async fn get(machines: &[Machine], key: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-#[allow(dead_code, reason = "each test binary uses a part of this module")]
 async fn after(machines: &[Machine], at: usize, refusal: OpError) -> usize {
     match refusal {
         OpError::Moved { node, .. } => {

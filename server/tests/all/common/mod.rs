@@ -4,8 +4,6 @@
 //! Invariants: a node never outlives its handle (nor the thread that started it), and is ended by its own id only. What
 //! the nodes of a failed test wrote is printed.
 
-// Each test binary uses its part of this.
-
 pub mod writers;
 
 use std::fs::{self, OpenOptions};
