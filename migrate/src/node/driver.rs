@@ -444,6 +444,7 @@ impl Driver {
             self.ask_for_release(node, job);
         }
         self.announce_activations();
+        self.receivers.tick(now_ns);
         self.reconcile_unsettled();
         let undecided = self.proposals.any(|body| matches!(body, EntryBody::SetInSync { .. }));
         if let Some(body) = self.replicas.look(&self.shared, &self.map, mine, undecided, now_ns) {

@@ -74,6 +74,8 @@ pub(crate) struct Receivers {
     retries: BTreeMap<Slot, Retry>,
     /// When the first of them is due; `u64::MAX` if none is.
     due_ns: u64,
+    /// Slots that must start anew, with the next tick: one that is refused again and again starts no more often.
+    broken: Vec<Refusal>,
     pledges: Rc<RefCell<Pledges>>,
     /// Behind a fence nothing is taken from anybody.
     is_fenced: bool,
@@ -88,6 +90,7 @@ impl Receivers {
             refusals: Rc::default(),
             retries: BTreeMap::new(),
             due_ns: u64::MAX,
+            broken: Vec::new(),
             pledges: Rc::default(),
             is_fenced: false,
         }
@@ -159,17 +162,15 @@ impl Receivers {
         }
     }
 
-    /// Handles refusals, and retries what is due.
+    /// Sorts refusals, and retries what is due.
     pub fn look(&mut self, now_ns: u64) {
-        for (from, slot, generation, why) in self.refusals.waiting.take() {
-            let current =
-                self.wants.get(&slot).is_some_and(|want| (want.from, want.generation) == (from, generation));
+        for refusal in self.refusals.waiting.take() {
+            let (_, slot, _, why) = &refusal;
             match why {
-                _ if !current => {}
-                WhyRefused::NotHere => self.retry(slot, now_ns),
+                _ if !self.is_current(&refusal) => {}
+                WhyRefused::NotHere => self.retry(*slot, now_ns),
                 WhyRefused::Diverged { .. } | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
-                    tracing::info!(%slot, source = from.0, %why, "slot cannot go on from what is here");
-                    self.restart(slot, now_ns);
+                    self.broken.push(refusal);
                 }
             }
         }
@@ -191,6 +192,21 @@ impl Receivers {
                 source.follower.follow(slot, want.generation, want.source_generation);
             }
         }
+    }
+
+    /// Starts anew what cannot go on.
+    pub fn tick(&mut self, now_ns: u64) {
+        for refusal in std::mem::take(&mut self.broken) {
+            if self.is_current(&refusal) {
+                let (from, slot, _, why) = refusal;
+                tracing::info!(%slot, source = from.0, %why, "slot cannot go on from what is here");
+                self.restart(slot, now_ns);
+            }
+        }
+    }
+
+    fn is_current(&self, &(from, slot, generation, _): &Refusal) -> bool {
+        self.wants.get(&slot).is_some_and(|want| (want.from, want.generation) == (from, generation))
     }
 
     /// Tries again later; the longer, the more often it was tried.
