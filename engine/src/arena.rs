@@ -56,35 +56,50 @@ pub struct OutOfMemory {
 
 /// How much memory all arenas of an engine may use together.
 pub(crate) struct MemoryBudget {
-    max_bytes: u64,
+    max_bytes: AtomicU64,
     used_bytes: AtomicU64,
 }
 
 impl MemoryBudget {
     pub(crate) fn new(max_bytes: u64) -> MemoryBudget {
-        MemoryBudget { max_bytes, used_bytes: AtomicU64::new(0) }
+        MemoryBudget { max_bytes: AtomicU64::new(max_bytes), used_bytes: AtomicU64::new(0) }
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is in use stays, also if it is more than that.
+    pub(crate) fn set_max_bytes(&self, max_bytes: u64) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether less than a sixteenth is left.
+    pub(crate) fn is_tight(&self) -> bool {
+        let max_bytes = self.max_bytes();
+        self.used_bytes() > max_bytes - max_bytes / 16
+    }
+
+    pub(crate) fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes <= self.max_bytes {
+        if before + bytes <= self.max_bytes() {
             return Ok(());
         }
         self.credit(bytes);
         Err(self.refusal(bytes))
     }
 
-    fn credit(&self, bytes: u64) {
+    pub(crate) fn credit(&self, bytes: u64) {
         let before = self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "more memory is given back than was taken");
     }
 
     fn refusal(&self, needed_bytes: u64) -> OutOfMemory {
-        OutOfMemory { needed_bytes, used_bytes: self.used_bytes(), max_bytes: self.max_bytes }
+        OutOfMemory { needed_bytes, used_bytes: self.used_bytes(), max_bytes: self.max_bytes() }
     }
 }
 
@@ -115,10 +130,25 @@ impl Arena {
 
     /// A block of at least `bytes`, rounded up to whole lines.
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Block, OutOfMemory> {
-        let lines = bytes.div_ceil(LINE_BYTES);
-        let rounded = lines * LINE_BYTES;
-        assert!(lines > 0 && rounded < u32::MAX as usize, "block sizes are the caller's to bound");
-        self.budget.charge(rounded as u64)?;
+        self.budget.charge(rounded(bytes) as u64)?;
+        self.take(rounded(bytes))
+    }
+
+    /// As [`Arena::allocate`], also beyond the bound: for a compaction, which frees more than that right afterwards (each core
+    /// has at most one such block at a time), and for tombstones.
+    pub(crate) fn allocate_beyond(self: &Arc<Self>, bytes: usize) -> Result<Block, OutOfMemory> {
+        self.budget.used_bytes.fetch_add(rounded(bytes) as u64, Ordering::Relaxed);
+        self.take(rounded(bytes))
+    }
+
+    /// What all arenas of the engine share.
+    pub(crate) fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
+    /// A block of so many bytes, which were charged.
+    fn take(self: &Arc<Self>, rounded: usize) -> Result<Block, OutOfMemory> {
+        let lines = rounded / LINE_BYTES;
         let Some(line) = self.free.lock().take(lines as u32) else {
             self.budget.credit(rounded as u64);
             return Err(self.budget.refusal(rounded as u64));
@@ -161,6 +191,11 @@ impl Drop for Arena {
             tracing::warn!(%error, "an arena could not be unmapped");
         }
     }
+}
+
+fn rounded(bytes: usize) -> usize {
+    assert!(bytes > 0 && bytes < u32::MAX as usize - LINE_BYTES, "block sizes are the caller's to bound");
+    bytes.next_multiple_of(LINE_BYTES)
 }
 
 /// A piece of an arena, given back when dropped.

@@ -12,6 +12,7 @@ use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::{Arena, MemoryBudget};
+use crate::compactor::{Compactor, Home, Stability};
 use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
 use crate::index::KeyHasher;
@@ -135,7 +136,9 @@ impl EngineBuilder {
         let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
         let gate_changes = Arc::new(AtomicU64::new(0));
         let sweepers: Vec<_> = (0..self.cores).map(|_| Arc::new(Sweeper::new())).collect();
-        let slots = self.empty_slots(&budget, runtime.random_u64(), &gate_changes, &sweepers)?;
+        let compactors: Vec<_> = (0..self.cores).map(|_| Arc::new(Compactor::new())).collect();
+        let hasher = KeyHasher::new(runtime.random_u64());
+        let slots = self.empty_slots(&budget, &hasher, &gate_changes, (&sweepers, &compactors))?;
         // Before the recovery, which has the system forget what it remembers of the files.
         let kept = kept_written(&directory).await;
         let recovered = recover_all(&directory, &slots).await?;
@@ -155,6 +158,13 @@ impl EngineBuilder {
             let (sweeper, slots, log) = (sweeper.clone(), slots.clone(), logs[core].clone());
             runtime.spawn_on(core, move || sweeper.run(slots, log));
         }
+        let stability = Arc::new(Stability::new(self.clustered));
+        for (core, compactor) in compactors.iter().enumerate() {
+            let (compactor, slots, log) = (compactor.clone(), slots.clone(), logs[core].clone());
+            let (budget, stability) = (budget.clone(), stability.clone());
+            let home = Home { slots, core, cores: self.cores, log, budget, stability };
+            runtime.spawn_on(core, move || compactor.run(home));
+        }
         tracing::info!(path = %self.path.display(), boot = boot.number, kept_since, cores = self.cores, "the engine is open");
         Ok(Engine::from_inner(Inner {
             runtime: runtime.clone(),
@@ -165,9 +175,10 @@ impl EngineBuilder {
             slots,
             gate_changes,
             sweepers,
+            compactors,
+            stability,
             logs,
             budget,
-            memory_bytes_max: self.memory_bytes_max,
             directory: SharedDirectory::new(directory),
         }))
     }
@@ -175,11 +186,10 @@ impl EngineBuilder {
     fn empty_slots(
         &self,
         budget: &Arc<MemoryBudget>,
-        seed: u64,
+        hasher: &KeyHasher,
         gate_changes: &Arc<AtomicU64>,
-        sweepers: &[Arc<Sweeper>],
+        (sweepers, compactors): (&[Arc<Sweeper>], &[Arc<Compactor>]),
     ) -> Result<Arc<[Mutex<SlotState>]>, OpenError> {
-        let hasher = KeyHasher::new(seed);
         let mut arenas = Vec::with_capacity(self.cores);
         for core in 0..self.cores {
             let arena =
@@ -189,7 +199,8 @@ impl EngineBuilder {
         let state = |slot: Slot| {
             let core = slot.index() % self.cores;
             let store = Store::new(arenas[core].clone(), hasher.clone());
-            Mutex::new(SlotState::new(slot, store, gate_changes.clone(), sweepers[core].clone()))
+            let (sweeper, compactor) = (sweepers[core].clone(), compactors[core].clone());
+            Mutex::new(SlotState::new(slot, store, gate_changes.clone(), sweeper, compactor))
         };
         Ok(Slot::all().map(state).collect())
     }

@@ -92,6 +92,10 @@ impl SlotSet {
         SlotSet { words: vec![0; WORDS].into_boxed_slice() }
     }
 
+    pub(crate) fn insert(&mut self, slot: Slot) {
+        self.words[slot.index() / 64] |= 1 << (slot.index() % 64);
+    }
+
     pub(crate) fn remove(&mut self, slot: Slot) {
         self.words[slot.index() / 64] &= !(1 << (slot.index() % 64));
     }

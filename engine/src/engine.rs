@@ -12,11 +12,12 @@ use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::MemoryBudget;
 use crate::builder::EngineBuilder;
+use crate::compactor::{Compactor, Stability, StableWatermarks};
 use crate::keyspace::Keyspace;
 use crate::log::{Log, LogFailed, LogPosition};
 use crate::meta::{Directory, MetaError};
 use crate::slot::SlotState;
-use crate::stats::{CoreStats, EngineStats};
+use crate::stats::{CompactionStats, CoreStats, EngineStats};
 use crate::stream::SlotStream;
 use crate::sweeper::Sweeper;
 use crate::types::{Boot, LogTicket, Slot};
@@ -37,10 +38,12 @@ pub(crate) struct Inner {
     pub(crate) slots: Arc<[Mutex<SlotState>]>,
     /// One per core.
     pub(crate) sweepers: Vec<Arc<Sweeper>>,
+    /// One per core.
+    pub(crate) compactors: Vec<Arc<Compactor>>,
+    pub(crate) stability: Arc<Stability>,
     pub(crate) gate_changes: Arc<AtomicU64>,
     pub(crate) logs: Vec<Log>,
     pub(crate) budget: Arc<MemoryBudget>,
-    pub(crate) memory_bytes_max: u64,
     pub(crate) directory: SharedDirectory,
 }
 
@@ -126,6 +129,18 @@ impl Engine {
         &self.inner.logs[self.home_core(slot)]
     }
 
+    /// Sets the bound on the memory of segments, in bytes. What is in use stays: when it is more, writes are refused until
+    /// enough was deleted, and garbage is given back sooner.
+    pub fn set_memory_bytes_max(&self, bytes: u64) {
+        self.inner.budget.set_max_bytes(bytes);
+        self.inner.compactors.iter().for_each(|compactor| compactor.rouse());
+    }
+
+    /// Who says up to where writes are never taken back. Until then nothing is discarded in a clustered engine.
+    pub fn set_stable_watermarks(&self, watermarks: Arc<dyn StableWatermarks>) {
+        self.inner.stability.set(watermarks);
+    }
+
     // Waiting.
 
     /// The ticket for a position of a slot's home log, such as [`SlotStatus::position`](crate::SlotStatus::position).
@@ -200,16 +215,24 @@ impl Engine {
         self.inner.directory.borrow().await.accept_ends(log, ends).await
     }
 
+    /// What compactions did since the engine was opened.
+    pub fn compaction_stats(&self) -> CompactionStats {
+        let mut stats = CompactionStats::default();
+        self.inner.compactors.iter().for_each(|compactor| compactor.add_to(&mut stats));
+        stats
+    }
+
     /// Sums over all slots, counted one after the other, and the state of the logs.
     pub fn stats(&self) -> EngineStats {
         let mut stats = EngineStats {
             memory_used_bytes: self.inner.budget.used_bytes(),
-            memory_max_bytes: self.inner.memory_bytes_max,
+            memory_max_bytes: self.inner.budget.max_bytes(),
             ..EngineStats::default()
         };
         for slot in self.inner.slots.iter() {
             slot.lock().add_to(&mut stats);
         }
+        stats.compaction = self.compaction_stats();
         stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
         stats
     }
@@ -226,9 +249,8 @@ async fn close_logs(logs: &[Log]) -> Result<(), LogFailed> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for sweeper in &self.sweepers {
-            sweeper.end();
-        }
+        self.sweepers.iter().for_each(|sweeper| sweeper.end());
+        self.compactors.iter().for_each(|compactor| compactor.end());
         if !self.owns_runtime {
             return;
         }

@@ -77,4 +77,14 @@ impl Index {
     ) -> Option<RecordOffset> {
         self.table.find_entry(hash, |place| is_key(*place)).ok().map(|entry| entry.remove().0)
     }
+
+    /// Whether a key with this hash has exactly this place.
+    pub(crate) fn holds(&self, hash: u64, place: RecordOffset) -> bool {
+        self.table.find(hash, |other| *other == place).is_some()
+    }
+
+    /// The entry that is `from` becomes `to`. False: there is none.
+    pub(crate) fn relocate(&mut self, hash: u64, from: RecordOffset, to: RecordOffset) -> bool {
+        self.table.find_mut(hash, |place| *place == from).map(|place| *place = to).is_some()
+    }
 }

@@ -26,8 +26,8 @@
 //! Memory operations are done in place, by the calling thread, under the lock of the key's slot, and never wait for a
 //! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
-//! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`
-//! (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards);
+//! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`,
+//! `chain` (memory); `index` and `store` (what a slot holds); `compaction` and `compactor` (how memory comes back); `gate`, `history`, `slot` (all that a slot's lock guards);
 //! [`log`] and [`meta`] (the disk); `expiry` and `sweeper` (how keys end); `dirty` and `stream` (reading slots while they
 //! are written); `options`, `keyspace`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
 //! `engine`.
@@ -38,6 +38,11 @@
 mod apply;
 mod arena;
 mod builder;
+mod chain;
+mod compaction;
+#[cfg(test)]
+mod compaction_tests;
+mod compactor;
 mod crc16;
 mod dirty;
 mod engine;
@@ -66,6 +71,7 @@ mod value;
 
 pub use arena::OutOfMemory;
 pub use builder::{CORES_MAX, EngineBuilder, MEMORY_BYTES_MAX_DEFAULT};
+pub use compactor::StableWatermarks;
 pub use crc16::{crc16, hash_tag};
 pub use engine::Engine;
 pub use error::{ApplyError, OpError, OpenError, SlotError, SubscribeError, WaitError};
@@ -74,8 +80,8 @@ pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
 pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
 pub use segment::PinnedRange;
-pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE};
-pub use stats::{CoreStats, EngineStats};
+pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
+pub use stats::{CompactionStats, CoreStats, EngineStats};
 pub use stream::{SlotStream, StreamRange};
 pub use types::{
     Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,

@@ -24,7 +24,7 @@ use crate::log::files::parse_file_name;
 use crate::log::format::FRAME_HEADER_BYTES;
 use crate::log::{self, FrameHeader, FrameKind, RecoveredEnd, VisitError};
 use crate::meta::Directory;
-use crate::slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, SlotState};
+use crate::slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE, SlotState};
 use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
 
 /// What the recovery of one log found.
@@ -48,6 +48,8 @@ enum ReplayError {
     BadTerm { slot: Slot, term: Term, base: u64, version: Version, have: Term },
     #[error("slot {slot}: a truncation to version {to}, which the slot does not have; it ends at {version}")]
     BadTruncation { slot: Slot, to: Version, version: Version },
+    #[error("slot {slot}: nothing up to version {to} is taken back, it says, and the slot ends at {version}")]
+    BadStable { slot: Slot, to: Version, version: Version },
     #[error(transparent)]
     Truncation(SlotError),
     #[error("slot {slot}: a frame of kind {kind} carries {bytes} bytes")]
@@ -161,7 +163,10 @@ fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Re
     if frame.kind != FRAME_DATA && !payload.is_empty() {
         return Err(ReplayError::NotEmpty { slot, kind: frame.kind.0, bytes: payload.len() });
     }
-    if !matches!(frame.kind, FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM | FRAME_TRUNCATE) {
+    if !matches!(
+        frame.kind,
+        FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM | FRAME_TRUNCATE | FRAME_STABLE
+    ) {
         let FrameKind(kind) = frame.kind;
         return Err(ReplayError::UnknownKind(kind));
     }
@@ -183,6 +188,7 @@ fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Re
         FRAME_DATA => replay_data(held, range, payload),
         FRAME_TERM => replay_term(held, range),
         FRAME_TRUNCATE => replay_truncation(held, Version::new(range.term, range.base)),
+        FRAME_STABLE => replay_stable(held, Version::new(range.term, range.base)),
         _ => Ok(()),
     }
 }
@@ -191,10 +197,22 @@ fn replay_data(held: &mut SlotState, range: RangeHeader, records: &[u8]) -> Resu
     let slot = held.slot();
     let counters = verify_range(slot, range, records)?;
     if let Some(fresh) = held.fresh(range, records, counters)? {
-        held.reserve(range, &fresh).map_err(|source| ReplayError::OutOfMemory { slot, source })?;
+        let out_of_memory = |source| ReplayError::OutOfMemory { slot, source };
+        held.reserve(range, &fresh).map_err(out_of_memory)?;
         let _nobody_waits_yet = held.take_in(range, &fresh);
+        held.compact_replayed().map_err(out_of_memory)?;
     }
     Ok(())
+}
+
+/// From here on it is known that nothing up to that write was taken back later. What it superseded need not be kept.
+fn replay_stable(held: &mut SlotState, to: Version) -> Result<(), ReplayError> {
+    let (slot, version) = (held.slot(), held.version());
+    if to > version || !held.on_history(to) {
+        return Err(ReplayError::BadStable { slot, to, version });
+    }
+    held.compaction.replayed_stable = to.counter;
+    held.compact_replayed().map_err(|source| ReplayError::OutOfMemory { slot, source })
 }
 
 fn replay_term(held: &mut SlotState, range: RangeHeader) -> Result<(), ReplayError> {

@@ -14,6 +14,8 @@ use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::{Event, mutation};
 
 use crate::arena::OutOfMemory;
+use crate::compaction::{CompactionState, Limits};
+use crate::compactor::Compactor;
 use crate::dirty::DirtySlots;
 use crate::error::{ApplyError, OpError, SlotError};
 use crate::expiry::SlotTime;
@@ -38,6 +40,18 @@ pub const FRAME_TERM: FrameKind = FrameKind(4);
 /// A frame that ends a slot's history at an earlier write: all behind it is gone.
 pub const FRAME_TRUNCATE: FrameKind = FrameKind(5);
 
+/// A frame that says up to where writes are never taken back, so that a replay may discard what they superseded.
+pub const FRAME_STABLE: FrameKind = FrameKind(6);
+
+/// How far a stream is.
+struct Subscribed {
+    stream: Arc<DirtySlots>,
+    /// The counter up to which it was sent everything.
+    sent: u64,
+    /// The counter from which on its receiver counts as having no gaps: the slot's last one when it began.
+    whole_from: u64,
+}
+
 /// What one slot's lock guards.
 pub(crate) struct SlotState {
     pub(crate) store: Store,
@@ -52,8 +66,11 @@ pub(crate) struct SlotState {
     base: u64,
     /// The last write.
     version: Version,
-    /// The highest tombstone that was discarded. Nothing discards any yet.
+    /// The highest tombstone that was discarded.
     floor: Version,
+    /// What was superseded up to here may have been discarded: the slot cannot go back behind it.
+    undo_floor: Version,
+    pub(crate) compaction: CompactionState,
     history: History,
     /// How often writes were taken back, so that streams notice.
     truncations: u64,
@@ -61,8 +78,9 @@ pub(crate) struct SlotState {
     truncated_term: Option<Term>,
     /// The log's end of the last write or change.
     position: LogPosition,
-    streams: Vec<Arc<DirtySlots>>,
+    streams: Vec<Subscribed>,
     gate_event: Option<Arc<Event>>,
+    compactor: Arc<Compactor>,
     /// Of the whole engine.
     gate_changes: Arc<AtomicU64>,
     pub(crate) time: SlotTime,
@@ -75,6 +93,7 @@ pub(crate) struct Wakes {
     streams: Vec<Arc<DirtySlots>>,
     gate_event: Option<Arc<Event>>,
     pub(crate) sweeper: Option<Arc<Sweeper>>,
+    compactor: Option<Arc<Compactor>>,
 }
 
 impl Wakes {
@@ -83,6 +102,7 @@ impl Wakes {
         self.streams.extend(other.streams);
         self.gate_event = self.gate_event.take().or(other.gate_event);
         self.sweeper = self.sweeper.take().or(other.sweeper);
+        self.compactor = self.compactor.take().or(other.compactor);
     }
 
     /// Wakes them. Call it without any lock.
@@ -96,6 +116,9 @@ impl Wakes {
         if let Some(sweeper) = self.sweeper {
             sweeper.wake();
         }
+        if let Some(compactor) = self.compactor {
+            compactor.wake();
+        }
     }
 }
 
@@ -105,6 +128,13 @@ pub(crate) struct Cut {
     store: Option<Store>,
     pub(crate) version: Version,
     pub(crate) dropped_records: u64,
+}
+
+#[cfg(test)]
+impl Cut {
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
 }
 
 /// The part of a verified range that a slot does not have yet.
@@ -120,6 +150,7 @@ impl SlotState {
         store: Store,
         gate_changes: Arc<AtomicU64>,
         sweeper: Arc<Sweeper>,
+        compactor: Arc<Compactor>,
     ) -> SlotState {
         SlotState {
             store,
@@ -131,12 +162,15 @@ impl SlotState {
             base: 0,
             version: Version::ZERO,
             floor: Version::ZERO,
+            undo_floor: Version::ZERO,
+            compaction: CompactionState::default(),
             history: History::default(),
             truncations: 0,
             truncated_term: None,
             position: LogPosition::default(),
             streams: Vec::new(),
             gate_event: None,
+            compactor,
             gate_changes,
             time: SlotTime::new(sweeper),
         }
@@ -198,6 +232,28 @@ impl SlotState {
         }
     }
 
+    /// What may be discarded, given up to where writes are never taken back.
+    pub(crate) fn limits(&self, stable: u64) -> Limits {
+        let mut limits = Limits { values_to: stable, tombstones_to: stable };
+        for Subscribed { sent, whole_from, .. } in &self.streams {
+            if mutation!("discarded-before-it-is-sent") {
+                break;
+            }
+            limits.values_to = limits.values_to.min(*sent.max(whole_from));
+            limits.tombstones_to = limits.tombstones_to.min(*sent);
+        }
+        limits
+    }
+
+    /// What could be truncated to is `undo_floor` and above from now on, and that tombstone is gone.
+    pub(crate) fn raise_floors(&mut self, undo_floor: Version, tombstone: Option<Version>) {
+        debug_assert!(undo_floor <= self.version && tombstone <= Some(undo_floor));
+        self.undo_floor = self.undo_floor.max(undo_floor);
+        if !mutation!("floor-not-raised") {
+            self.floor = self.floor.max(tombstone.unwrap_or_default());
+        }
+    }
+
     /// Whether there is, or was, anything in its generation.
     pub(crate) fn holds_data(&self) -> bool {
         self.version > Version::ZERO
@@ -208,6 +264,8 @@ impl SlotState {
         stats.keys_with_deadline += self.store.keys_with_deadline();
         stats.live_bytes += self.store.live_bytes();
         stats.segment_bytes += self.store.chain().segment_bytes();
+        stats.record_bytes += self.store.chain().record_bytes();
+        stats.garbage_bytes += self.store.garbage_bytes();
         stats.index_bytes += self.store.index_bytes() as u64;
         stats.slots_present += u64::from(self.gate != Gate::Absent);
         stats.slots_served += u64::from(self.gate.serves_reads());
@@ -251,7 +309,7 @@ impl SlotState {
         let range = RangeHeader { term: self.term, base: self.base };
         let new = NewRecord { delta: (counter - self.base) as u32, ..new };
         let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
-        self.store.reserve(range, new.encoded_bytes()).map_err(out_of_memory)?;
+        self.store.reserve_for(range, &new).map_err(out_of_memory)?;
         let frame = self.frame(FRAME_DATA, range);
         self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
         self.version = Version::new(self.term, counter);
@@ -353,8 +411,8 @@ impl SlotState {
     /// What is left when every write above `to` is taken back. `None`: there is none, and no term began there.
     pub(crate) fn cut(&self, to: Version) -> Result<Option<Cut>, SlotError> {
         let slot = self.slot;
-        if to < self.floor {
-            return Err(SlotError::BelowFloor { slot, floor: self.floor, wanted: to });
+        if to < self.undo_floor {
+            return Err(SlotError::BelowFloor { slot, floor: self.undo_floor, wanted: to });
         }
         if to >= self.version {
             let cut = Cut { store: None, version: self.version, dropped_records: 0 };
@@ -452,7 +510,9 @@ impl SlotState {
         self.ended = generation;
         self.history = History::default();
         self.truncated_term = None;
-        (self.term, self.base, self.version, self.floor) = (Term(0), 0, Version::ZERO, Version::ZERO);
+        (self.term, self.base, self.version) = (Term(0), 0, Version::ZERO);
+        (self.floor, self.undo_floor) = (Version::ZERO, Version::ZERO);
+        self.compaction.begin_anew();
         assert_eq!((self.store.digest(), self.store.keys()), (0, 0), "a dropped slot holds nothing");
         wakes.gate_event = self.set_gate(Gate::Absent).gate_event;
         (garbage, wakes)
@@ -488,9 +548,21 @@ impl SlotState {
         log: &Log,
         reservation: Reservation<'_>,
     ) -> Result<(), LogFailed> {
-        let frame = FrameHeader { generation: generation.0, ..self.frame(kind, range) };
-        self.position = log.append(reservation, frame, &[])?;
+        self.position = self.log_note(kind, generation, range, log, reservation)?;
         Ok(())
+    }
+
+    /// As [`SlotState::log_change`], for what nobody waits for.
+    pub(crate) fn log_note(
+        &self,
+        kind: FrameKind,
+        generation: Generation,
+        range: RangeHeader,
+        log: &Log,
+        reservation: Reservation<'_>,
+    ) -> Result<LogPosition, LogFailed> {
+        let frame = FrameHeader { generation: generation.0, ..self.frame(kind, range) };
+        log.append(reservation, frame, &[])
     }
 
     /// After recovery: everything that was read is on the disk, before this position of this boot's log.
@@ -500,24 +572,43 @@ impl SlotState {
 
     // Streams.
 
-    pub(crate) fn add_stream(&mut self, stream: &Arc<DirtySlots>) {
-        if !self.streams.iter().any(|other| Arc::ptr_eq(other, stream)) {
-            self.streams.push(stream.clone());
+    /// A stream begins at a cursor, or begins anew.
+    pub(crate) fn add_stream(&mut self, stream: &Arc<DirtySlots>, cursor: Version) {
+        self.remove_stream(stream);
+        let (sent, whole_from) = (cursor.counter, self.version.counter);
+        self.streams.push(Subscribed { stream: stream.clone(), sent, whole_from });
+    }
+
+    /// A stream is sent everything up to this counter.
+    pub(crate) fn sent_to(&mut self, stream: &Arc<DirtySlots>, counter: u64) {
+        if let Some(known) = self.streams.iter_mut().find(|known| Arc::ptr_eq(&known.stream, stream)) {
+            known.sent = counter;
         }
     }
 
     pub(crate) fn remove_stream(&mut self, stream: &Arc<DirtySlots>) {
-        self.streams.retain(|other| !Arc::ptr_eq(other, stream));
+        self.streams.retain(|known| !Arc::ptr_eq(&known.stream, stream));
     }
 
-    /// Marks the slot for all streams that follow it; those that slept are to be woken.
-    fn marked(&self) -> Wakes {
+    /// Marks the slot for all streams that follow it, and for the compactor if there is something for it; those that slept
+    /// are to be woken.
+    fn marked(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
-        for stream in &self.streams {
+        for Subscribed { stream, .. } in &self.streams {
             if stream.mark(self.slot) {
                 wakes.streams.push(stream.clone());
             }
         }
+        self.mark_for_compaction(&mut wakes);
         wakes
+    }
+
+    fn mark_for_compaction(&mut self, wakes: &mut Wakes) {
+        if !self.compaction.is_marked && self.wants_compaction() {
+            self.compaction.is_marked = true;
+            if self.compactor.mark(self.slot) {
+                wakes.compactor = Some(self.compactor.clone());
+            }
+        }
     }
 }

@@ -11,6 +11,12 @@ pub struct EngineStats {
     pub keys_with_deadline: u64,
     /// Bytes of the live records.
     pub live_bytes: u64,
+    /// Bytes of all records that slots hold, live or not.
+    pub record_bytes: u64,
+    /// Bytes of the records that hold no live value: what a compaction may free.
+    pub garbage_bytes: u64,
+    /// What compactions did since the engine was opened.
+    pub compaction: CompactionStats,
     /// Memory of the segments that slots hold.
     pub segment_bytes: u64,
     /// Memory of the indexes.
@@ -25,6 +31,19 @@ pub struct EngineStats {
     pub slots_served: u64,
     /// One entry per core.
     pub cores: Vec<CoreStats>,
+}
+
+/// What compactions did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactionStats {
+    /// Steps that freed something.
+    pub steps: u64,
+    /// Live records that were copied.
+    pub moved_records: u64,
+    /// Bytes of all records that were copied.
+    pub moved_bytes: u64,
+    /// Bytes of records that are gone.
+    pub freed_bytes: u64,
 }
 
 /// How far one core's log is.

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::arena::{Arena, OutOfMemory};
+use crate::chain::Chain;
 use crate::index::{Index, KeyHasher};
 use crate::log::LogPosition;
 use crate::record::{self, Kind, NewRecord, Record};
-use crate::segment::{Chain, PinnedRange, RecordOffset};
+use crate::segment::{PinnedRange, RecordOffset};
 use crate::types::{RangeHeader, Version};
 
 /// Live keys of one keyspace.
@@ -78,6 +79,37 @@ impl Store {
         &self.chain
     }
 
+    /// The segments, to be compacted.
+    pub(crate) fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
+
+    /// The hash of a record's key.
+    pub(crate) fn hash(&self, record: &Record<'_>) -> u64 {
+        self.hasher.hash(record.keyspace, record.key)
+    }
+
+    /// Whether the record at this place, with a key of this hash, is its key's live one.
+    pub(crate) fn is_live(&self, hash: u64, place: RecordOffset) -> bool {
+        self.index.holds(hash, place)
+    }
+
+    /// The live record at `from` is at `to` now.
+    pub(crate) fn relocate(
+        &mut self,
+        hash: u64,
+        from: RecordOffset,
+        to: RecordOffset,
+        deadline_ms: Option<u64>,
+    ) {
+        let moved = self.index.relocate(hash, from, to);
+        assert!(moved, "a live record has an entry");
+        if let Some(deadline_ms) = deadline_ms {
+            let known = self.deadlines.remove(&(deadline_ms, from));
+            assert!(known && self.deadlines.insert((deadline_ms, to)), "a live deadline has an entry");
+        }
+    }
+
     /// Order-independent sum over the live records.
     pub(crate) fn digest(&self) -> u64 {
         self.digest
@@ -125,6 +157,14 @@ impl Store {
         self.chain.reserve(range, bytes)
     }
 
+    /// Makes room for one new record. Changes nothing on failure.
+    pub(crate) fn reserve_for(&mut self, range: RangeHeader, new: &NewRecord<'_>) -> Result<(), OutOfMemory> {
+        match new.kind {
+            Kind::Put => self.chain.reserve(range, new.encoded_bytes()),
+            Kind::Delete => self.chain.reserve_beyond(range, new.encoded_bytes()),
+        }
+    }
+
     /// Encodes a new record into reserved room, lets `log` have its bytes, and takes it in. If `log` fails nothing changes.
     pub(crate) fn write<E>(
         &mut self,
@@ -160,6 +200,7 @@ impl Store {
     fn take_in(&mut self, place: RecordOffset) {
         let (chain, hasher) = (&self.chain, &self.hasher);
         let record = chain.record_at(place);
+        let kind = record.kind;
         let hash = hasher.hash(record.keyspace, record.key);
         let same = |other| is_key(chain, other, record.keyspace, record.key);
         let before = match record.kind {
@@ -170,7 +211,8 @@ impl Store {
             Kind::Delete => self.index.remove(hash, same),
         };
         if let Some(place) = before {
-            let old = chain.record_at(place);
+            self.chain.supersede(place);
+            let old = self.chain.record_at(place);
             self.digest = self.digest.wrapping_sub(old.digest());
             self.live_bytes -= old.encoded_bytes() as u64;
             if let Some(deadline_ms) = old.deadline_ms {
@@ -178,13 +220,16 @@ impl Store {
             }
             uncount(&mut self.counts, &old);
         }
-        if record.kind == Kind::Put {
+        if kind == Kind::Put {
+            let record = self.chain.record_at(place);
             self.digest = self.digest.wrapping_add(record.digest());
             self.live_bytes += record.encoded_bytes() as u64;
             if let Some(deadline_ms) = record.deadline_ms {
                 self.deadlines.insert((deadline_ms, place));
             }
             count(&mut self.counts, &record);
+        } else {
+            self.chain.note_tombstone(place);
         }
         assert!(
             self.index.len() > 0 || (self.digest == 0 && self.live_bytes == 0 && self.deadlines.is_empty()),

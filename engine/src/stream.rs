@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use lockgate_runtime::sync::{Arc, Mutex};
 
+use crate::chain::Place;
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::engine::Engine;
 use crate::error::SubscribeError;
@@ -56,14 +57,15 @@ struct Cursor {
     after: Version,
     /// The slot's truncations when this was last found to be on its history.
     truncations: u64,
-    /// Where the next record is, if known: segment of the chain, and byte in it.
-    place: Option<(usize, usize)>,
+    /// Where the next record is, if known and not moved since.
+    place: Option<Place>,
 }
 
 /// What was seen of a slot under its lock.
 struct Seen {
     segment: Arc<Segment>,
-    link: usize,
+    /// Where `from` is in the chain.
+    place: Place,
     from: usize,
     published: usize,
     is_last: bool,
@@ -97,7 +99,7 @@ impl SlotStream {
         if cursor != Version::ZERO && cursor < held.floor() {
             return Err(SubscribeError::BelowFloor { slot, cursor, floor: held.floor() });
         }
-        held.add_stream(&self.dirty);
+        held.add_stream(&self.dirty, cursor);
         let news = held.version() > cursor && self.dirty.mark(slot);
         let truncations = held.truncations();
         drop(held);
@@ -147,13 +149,13 @@ impl SlotStream {
 
     fn next_of(&self, state: &mut StreamState, slot: Slot, max_bytes: usize) -> Option<StreamRange> {
         let cursor = state.cursors.get_mut(&slot)?;
-        let Ok(seen) = self.look(slot, cursor) else {
+        let Ok(seen) = self.look(slot, cursor, max_bytes) else {
             state.cursors.remove(&slot);
             state.ended.push(slot);
             return None;
         };
         // Published records do not change: from here on no lock of the slot is needed.
-        let Seen { segment, link, from, published, is_last } = seen?;
+        let Seen { segment, place, from, published, is_last } = seen?;
         let first = segment.version_of(&segment.record_at(from));
         let (mut to, mut last) = (from, first);
         while to < published {
@@ -167,7 +169,7 @@ impl SlotStream {
         }
         assert!(first > cursor.after && last >= first, "slot {slot}: a cursor only moves forward");
         cursor.after = last;
-        cursor.place = Some((link, to));
+        cursor.place = Some(place.at_byte(to));
         if to == published && is_last {
             state.pending.remove(slot);
         }
@@ -183,7 +185,7 @@ impl SlotStream {
     }
 
     /// What is behind a cursor now. `Err`: the subscription is over.
-    fn look(&self, slot: Slot, cursor: &mut Cursor) -> Result<Option<Seen>, Ended> {
+    fn look(&self, slot: Slot, cursor: &mut Cursor, max_bytes: usize) -> Result<Option<Seen>, Ended> {
         let mut held = self.engine.slot(slot).lock();
         if held.generation() != cursor.generation || !held.is_open() {
             return Err(Ended);
@@ -199,14 +201,21 @@ impl SlotStream {
             return Ok(None);
         }
         let chain = held.store.chain();
-        let (mut link, mut from) = cursor.place.unwrap_or_else(|| chain.find_after(cursor.after.counter));
+        let kept = cursor.place.and_then(|place| chain.find_kept(place));
+        let (mut link, mut from) = kept.unwrap_or_else(|| chain.find_after(cursor.after.counter));
         while chain.links().get(link).is_some_and(|found| found.segment.published() == from) {
             (link, from) = (link + 1, 0);
         }
         let found = chain.links().get(link).expect("the slot's last write is behind the cursor");
         let published = found.segment.published();
         let is_last = link + 1 == chain.links().len();
-        Ok(Some(Seen { segment: found.segment.clone(), link, from, published, is_last }))
+        let seen =
+            Seen { segment: found.segment.clone(), place: chain.keep(link, from), from, published, is_last };
+        // What is read next counts as sent if it is the rest; otherwise only what was read before.
+        let takes_rest = is_last && published - from <= max_bytes;
+        let sent = if takes_rest { held.version().counter } else { cursor.after.counter };
+        held.sent_to(&self.dirty, sent);
+        Ok(Some(seen))
     }
 }
 

@@ -187,6 +187,7 @@ impl Parts {
             ("leases_ran_out", watch.leases_ran_out),
             ("fences", watch.fences),
             ("nodes_stepped_down", self.cluster.stepped_down.get()),
+            ("compactions", self.cluster.compactions()),
         ] {
             counters.add(name, count);
         }

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod common;
+mod compaction;
 mod expiry;
 mod expiry_model;
 mod kept;

@@ -120,7 +120,7 @@ fn limits_are_errors_and_long_values_work() {
     let pinned = keys.get(b"k").unwrap().unwrap();
     assert!(pinned.as_bytes() == long);
     let full = loop {
-        match keys.set(b"k", &long) {
+        match keys.set(format!("another {}", keys.len()).as_bytes(), &long) {
             Ok(receipt) => receipt.wait_written().unwrap(),
             Err(error) => break error,
         }

@@ -1,6 +1,7 @@
 //! Inbound links, on every core: control messages go to the driver, bulk links are fed, administrators are answered.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use lockgate_engine::{Generation, Slot, Version};
 use lockgate_net::link::stream::{FeedObserver, Feeder};
@@ -196,8 +197,8 @@ impl FeedObserver for FeedWatch {
         self.shared.watermarks.of(&self.shared, slot)
     }
 
-    fn tells_watermarks(&self) -> bool {
-        self.shared.watermarks.are_wanted()
+    fn watermark_pause(&self) -> Duration {
+        self.shared.watermarks.pause()
     }
 
     fn sent_bytes(&self, _peer: &Hello, _slot: Slot, _bytes: usize) {}

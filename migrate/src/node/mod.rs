@@ -34,6 +34,7 @@ mod replicas;
 mod roles;
 mod shared;
 mod source;
+mod stable;
 mod start;
 mod status;
 mod target;

@@ -313,7 +313,10 @@ impl FollowObserver for News {
 
     fn watermark(&self, slot: Slot, generation: Generation, told: Option<Version>) {
         match told {
-            Some(version) => self.shared.marks.told(slot, generation, version),
+            Some(version) => {
+                self.shared.marks.told(slot, generation, version);
+                self.shared.watermarks.told();
+            }
             None => self.shared.marks.forget(slot),
         }
     }

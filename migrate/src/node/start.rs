@@ -18,6 +18,7 @@ use super::links::serve_links;
 use super::messages::{AdminReply, AdminRequest, KIND_MESSAGE, decode, parts};
 use super::replica_reads::Freshness;
 use super::shared::{INBOX_MESSAGES_MAX, Identity, Shared};
+use super::stable::Stable;
 use super::times::TimesOfJobs;
 use super::watermarks::Watermarks;
 use super::{Node, NodeConfig};
@@ -149,6 +150,7 @@ impl NodeBuilder {
             stopped: lockgate_net::Stop::new(),
             failure: OnceLock::new(),
         });
+        shared.engine.set_stable_watermarks(Arc::new(Stable(Arc::downgrade(&shared))));
         if let Some(genesis) = control_store::load_genesis(&shared.engine).await? {
             run(&shared, genesis).await?;
         }

@@ -1,8 +1,9 @@
-//! The primary's side of reads at replicas: up to where it has acknowledged its slots' writes (R9).
+//! The primary's side of watermarks: up to where it has acknowledged its slots' writes. Its replicas' readers need them (R9),
+//! and compactions here and there: what lies above may be taken back, so what it superseded must stay (R4).
 //!
 //! A watermark is found by the very way by which an answer is released: a slot's last version is taken as an answer's
 //! dependency, and once [`Node::acknowledged`] lets that answer go, everything up to it is acknowledged. One such wait runs
-//! at a time, for all slots that are asked for, and none while no replica is read from.
+//! at a time, for all slots that are asked for. Followers ask often while somebody reads at a replica, and seldom otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +19,10 @@ use crate::replica::Dependency;
 
 /// For so long after a replica has asked how fresh it is, watermarks are told.
 const INTEREST_NS: u64 = 10_000_000_000;
+/// Between two looks at what has advanced, while a replica is read from...
+const READERS_PAUSE: Duration = Duration::from_millis(1);
+/// ... and while only compactions need to know.
+const COMPACTIONS_PAUSE: Duration = Duration::from_millis(200);
 /// Pause after a wait that came to nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -55,14 +60,24 @@ impl Watermarks {
         }
     }
 
-    /// Whether a replica has been read from lately.
-    pub fn are_wanted(&self) -> bool {
-        lockgate_runtime::now_ns() < self.wanted_until_ns.load(Ordering::Relaxed)
+    /// How long a follower waits before it is told more.
+    pub fn pause(&self) -> Duration {
+        let is_read_from = lockgate_runtime::now_ns() < self.wanted_until_ns.load(Ordering::Relaxed);
+        if is_read_from { READERS_PAUSE } else { COMPACTIONS_PAUSE }
+    }
+
+    /// What this node was told of slots that it imports, and passes on, has advanced.
+    pub fn told(&self) {
+        self.changed.notify_all();
     }
 
     /// Up to where the slot's writes are acknowledged, as far as this is known.
     pub fn of(&self, shared: &Arc<Shared>, slot: Slot) -> Option<Version> {
         let (reign, status) = (shared.acks.reign(), shared.engine.slot_status(slot));
+        if status.gate == Gate::Importing {
+            let mark = shared.marks.mark(slot).filter(|mark| mark.generation == status.generation);
+            return mark.map(|mark| mark.version.min(status.version));
+        }
         if reign == 0 || !matches!(status.gate, Gate::Owned | Gate::Frozen) {
             return None;
         }

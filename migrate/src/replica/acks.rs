@@ -202,6 +202,17 @@ impl ReplicaAcks {
         self.required.lock().len()
     }
 
+    /// The counter of `slot` that every required follower has received in this reign: whoever leads next has it, so it is
+    /// never taken back. The greatest there is if no follower is required; `None` if this node leads nothing.
+    pub fn received_by_all(&self, slot: Slot) -> Option<u64> {
+        if self.reign() == 0 {
+            return None;
+        }
+        let required = Arc::clone(&self.required.lock());
+        let received = required.iter().map(|table| table.received[slot.index()].load(Ordering::Acquire));
+        Some(received.min().unwrap_or(u64::MAX))
+    }
+
     /// Whether every required follower has acknowledged this dependency.
     pub fn covers(&self, dependency: &Dependency, policy: AckPolicy) -> bool {
         let index = dependency.slot.index();

@@ -128,6 +128,12 @@ impl Cluster {
         }
     }
 
+    /// Steps of compactions, by the processes that run now.
+    pub fn compactions(&self) -> u64 {
+        let steps = |index| self.with_node(index, |node, _| node.engine().compaction_stats().steps);
+        (0..self.machines.len()).filter_map(steps).sum()
+    }
+
     /// Whether the machine has no process and will get none in this run.
     pub fn is_lost(&self, index: usize) -> bool {
         matches!(*self.machines[index].process.borrow(), Process::Lost)

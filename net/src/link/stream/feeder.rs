@@ -36,8 +36,6 @@ const PACK_BYTES_MAX: usize = 8 << 10;
 const PACK_ROOM_MIN: usize = 2 << 10;
 /// Watermarks of one message.
 const WATERMARKS_PER_MESSAGE: usize = 1024;
-/// Between two looks at which watermarks have advanced: what advances meanwhile is told at once, together.
-const WATERMARK_PAUSE: Duration = Duration::from_millis(1);
 /// Refusals of one message.
 const REFUSALS_PER_MESSAGE: usize = 1024;
 
@@ -76,9 +74,10 @@ pub trait FeedObserver: 'static {
         None
     }
 
-    /// Whether [`FeedObserver::acknowledged_watermark`] is worth asking now; notified like its changes.
-    fn tells_watermarks(&self) -> bool {
-        true
+    /// How long to wait between two looks at [`FeedObserver::acknowledged_watermark`]: what advances meanwhile is told at
+    /// once, together. A change is notified like the watermarks'.
+    fn watermark_pause(&self) -> Duration {
+        Duration::from_millis(1)
     }
 
     /// So many bytes of records were queued for that slot.
@@ -131,7 +130,7 @@ impl Feeder {
                 window: Window::new(self.window_bytes),
                 refusals: Vec::new(),
                 untold: BTreeSet::new(),
-                look_from_ns: 0,
+                looked_at_ns: None,
                 look_then: false,
             }),
             watermarks: self.watermarks,
@@ -164,9 +163,9 @@ struct State {
     refusals: Vec<Refused>,
     /// Slots of which the follower has more than it knows to be acknowledged.
     untold: BTreeSet<Slot>,
-    /// They are not looked at before this time...
-    look_from_ns: u64,
-    /// ... and at it, because a look was put off until then.
+    /// When they were looked at last...
+    looked_at_ns: Option<u64>,
+    /// ... and whether the next look was put off until the pause is over.
     look_then: bool,
 }
 
@@ -378,29 +377,36 @@ impl Feed {
             return std::future::pending().await;
         };
         if !self.state.borrow().look_then {
-            advanced.await;
+            return advanced.await;
         }
-        let from_ns = self.state.borrow().look_from_ns;
-        let left_ns = from_ns.saturating_sub(lockgate_runtime::now_ns());
+        let left_ns = self.look_from_ns().saturating_sub(lockgate_runtime::now_ns());
         if left_ns > 0 {
-            lockgate_runtime::sleep(Duration::from_nanos(left_ns)).await;
+            // The pause may have become shorter. Either way the pump looks again.
+            let _ = lockgate_runtime::timeout(Duration::from_nanos(left_ns), advanced).await;
         }
+    }
+
+    /// When watermarks are to be looked at next.
+    fn look_from_ns(&self) -> u64 {
+        let pause_ns = self.observer.watermark_pause().as_nanos() as u64;
+        self.state.borrow().looked_at_ns.map_or(0, |looked_at_ns| looked_at_ns.saturating_add(pause_ns))
     }
 
     /// Watermarks that have advanced since the follower was told, of slots of which it has more than that.
     fn next_watermarks(&self) -> Option<Vec<AckedTo>> {
+        let from_ns = self.look_from_ns();
         let mut state = self.state.borrow_mut();
-        let State { slots, untold, look_from_ns, look_then, .. } = &mut *state;
-        if untold.is_empty() || !self.observer.tells_watermarks() {
+        let State { slots, untold, looked_at_ns, look_then, .. } = &mut *state;
+        if untold.is_empty() {
             *look_then = false;
             return None;
         }
         let now_ns = lockgate_runtime::now_ns();
-        *look_then = now_ns < *look_from_ns;
+        *look_then = now_ns < from_ns;
         if *look_then {
             return None;
         }
-        *look_from_ns = now_ns.saturating_add(WATERMARK_PAUSE.as_nanos() as u64);
+        *looked_at_ns = Some(now_ns);
         let mut entries = Vec::new();
         untold.retain(|&slot| {
             let Some(fed) = slots.get_mut(&slot) else { return false };

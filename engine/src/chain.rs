@@ -1,0 +1,516 @@
+//! A slot's segments in the order of their versions.
+//!
+//! Invariants: along a chain counters strictly increase; only its last segment has a writer; the sums over its segments
+//! (memory, records, what of them is superseded, tombstones) are exact.
+
+use std::ops::Range;
+
+use lockgate_runtime::sync::Arc;
+
+use crate::arena::{Arena, Block, LINE_BYTES, OutOfMemory};
+use crate::record::{Kind, Record};
+use crate::segment::{EXTENT_BYTES_MAX, PinnedRange, RecordOffset, Segment, Writer, record_at};
+use crate::types::{RangeHeader, Version};
+
+/// A new segment has this part of what its chain already holds...
+const GROWTH_DIVISOR: u64 = 16;
+/// ... but at least so much...
+const SEGMENT_BYTES_MIN: u64 = 1024;
+/// ... and at most so much, unless one append needs more, which then has a segment of its own. It bounds what one step of a
+/// compaction copies.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
+
+const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(LINE_BYTES as u64));
+
+/// A segment's place in its chain.
+pub(crate) struct Link {
+    /// The counter of its first record.
+    pub(crate) first: u64,
+    /// Its name in this chain: never given twice.
+    pub(crate) id: u32,
+    /// The segment itself.
+    pub(crate) segment: Arc<Segment>,
+    /// Bytes of its superseded values.
+    pub(crate) dead_bytes: u32,
+    /// Bytes of its records that are no values.
+    pub(crate) tombstone_bytes: u32,
+}
+
+/// Where in a chain a reader goes on, as long as the segment is part of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    first: u64,
+    id: u32,
+    byte: usize,
+}
+
+impl Place {
+    /// Another byte of the same segment.
+    pub(crate) fn at_byte(self, byte: usize) -> Place {
+        Place { byte, ..self }
+    }
+}
+
+/// A slot's segments, and their only writer.
+pub(crate) struct Chain {
+    arena: Arc<Arena>,
+    links: Vec<Link>,
+    /// Where in `links` each range header begins; usually one entry.
+    ranges: Vec<(RangeHeader, usize)>,
+    /// Of the last segment; or of the next one, if nothing was written to it yet.
+    tail: Option<Writer>,
+    next_id: u32,
+    segment_bytes: u64,
+    record_bytes: u64,
+    dead_bytes: u64,
+    tombstone_bytes: u64,
+}
+
+impl Chain {
+    /// An empty chain that takes its memory from `arena`.
+    pub(crate) fn new(arena: Arc<Arena>) -> Chain {
+        Chain {
+            arena,
+            links: Vec::new(),
+            ranges: Vec::new(),
+            tail: None,
+            next_id: 0,
+            segment_bytes: 0,
+            record_bytes: 0,
+            dead_bytes: 0,
+            tombstone_bytes: 0,
+        }
+    }
+
+    /// The arena that it takes its memory from.
+    pub(crate) fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    /// The segments.
+    pub(crate) fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// What the latest segment's records count from.
+    pub(crate) fn last_range(&self) -> Option<RangeHeader> {
+        self.ranges.last().map(|(range, _)| *range)
+    }
+
+    /// Memory that the chain's segments take.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// Bytes of all records.
+    pub(crate) fn record_bytes(&self) -> u64 {
+        self.record_bytes
+    }
+
+    /// Bytes of superseded values.
+    pub(crate) fn dead_bytes(&self) -> u64 {
+        self.dead_bytes
+    }
+
+    /// Bytes of records that are no values.
+    pub(crate) fn tombstone_bytes(&self) -> u64 {
+        self.tombstone_bytes
+    }
+
+    /// Makes room for one [`append`](Chain::append) of `bytes` under this range header. Changes nothing on failure.
+    pub(crate) fn reserve(&mut self, range: RangeHeader, bytes: usize) -> Result<(), OutOfMemory> {
+        self.reserve_by(range, bytes, Arena::allocate)
+    }
+
+    /// As [`Chain::reserve`], also beyond the bound: for what ends keys, without which nobody could make room.
+    pub(crate) fn reserve_beyond(&mut self, range: RangeHeader, bytes: usize) -> Result<(), OutOfMemory> {
+        self.reserve_by(range, bytes, Arena::allocate_beyond)
+    }
+
+    fn reserve_by(
+        &mut self,
+        range: RangeHeader,
+        bytes: usize,
+        at_least: fn(&Arc<Arena>, usize) -> Result<Block, OutOfMemory>,
+    ) -> Result<(), OutOfMemory> {
+        assert!(bytes <= EXTENT_BYTES_MAX, "the caller checks lengths");
+        let is_extent = bytes as u64 > SEGMENT_BYTES_MAX;
+        if let Some(tail) = &self.tail
+            && tail.segment().range() == range
+            && tail.room() >= bytes
+            && (!is_extent || tail.segment().published() == 0)
+        {
+            return Ok(());
+        }
+        let target =
+            (self.segment_bytes / GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as usize;
+        let block = match self.arena.allocate(target.max(bytes)) {
+            Ok(block) => block,
+            // Close to the bound a snug segment may still fit.
+            Err(_) => at_least(&self.arena, bytes)?,
+        };
+        self.seal();
+        self.segment_bytes += block.bytes() as u64;
+        self.tail = Some(Writer::new(block, range));
+        Ok(())
+    }
+
+    /// Ends the last segment: its unused tail goes back to the arena, or all of it when nothing was written.
+    pub(crate) fn seal(&mut self) {
+        let Some(tail) = self.tail.take() else { return };
+        self.segment_bytes -= tail.segment().block_bytes() as u64;
+        if tail.segment().published() > 0 {
+            self.segment_bytes += tail.seal().block_bytes() as u64;
+        }
+    }
+
+    /// Appends `bytes` of whole records, written by `fill`, the first of which has this counter, and publishes them.
+    ///
+    /// There must be room ([`reserve`](Chain::reserve)). If `fill` fails or panics nothing is published.
+    pub(crate) fn append<T, E>(
+        &mut self,
+        counter: u64,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<T, E>,
+    ) -> Result<(RecordOffset, T), E> {
+        let tail = self.tail.as_mut().expect("room was reserved");
+        let is_new = tail.segment().published() == 0;
+        let appended = tail.append(bytes, fill)?;
+        if is_new {
+            let segment = tail.segment().clone();
+            self.push(Link { first: counter, id: 0, segment, dead_bytes: 0, tombstone_bytes: 0 });
+        }
+        self.record_bytes += bytes as u64;
+        Ok(appended)
+    }
+
+    fn push(&mut self, link: Link) {
+        if self.last_range() != Some(link.segment.range()) {
+            self.ranges.push((link.segment.range(), self.links.len()));
+        }
+        let id = self.name();
+        self.links.push(Link { id, ..link });
+    }
+
+    fn name(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    /// The records up to `to`, as a chain of its own, with the last one's version. Segments are shared; one that ends above
+    /// `to` is copied as far as it counts. If one of the chains is written the other must be dropped. What is superseded
+    /// is for the caller to note anew.
+    pub(crate) fn up_to(&self, to: Version) -> Result<(Chain, Version), OutOfMemory> {
+        let mut chain = Chain::new(self.arena.clone());
+        let mut last = Version::ZERO;
+        for Link { first, segment, .. } in &self.links {
+            let (end, found) = segment.end_of(to);
+            let Some(found) = found else { break };
+            last = found;
+            let segment = if end == segment.published() {
+                segment.clone()
+            } else {
+                snug(&self.arena, segment.range(), end, &[segment.bytes(0..end)], Arena::allocate)?
+            };
+            chain.segment_bytes += segment.block_bytes() as u64;
+            chain.record_bytes += end as u64;
+            chain.push(Link { first: *first, id: 0, segment, dead_bytes: 0, tombstone_bytes: 0 });
+        }
+        Ok((chain, last))
+    }
+
+    /// Puts a copy of those `parts` of the links in `run` that count in their place; without parts, nothing. The first
+    /// record of the copy has the counter `first`. Returns the copy, and what it replaced, to be dropped without a lock:
+    /// until then the old records can be read, and every offset that is kept must be moved.
+    ///
+    /// All links of the run have one range header; none is being written.
+    pub(crate) fn replace(
+        &mut self,
+        run: Range<usize>,
+        first: u64,
+        parts: &[(usize, Range<usize>)],
+        (dead_bytes, tombstone_bytes): (u32, u32),
+    ) -> Result<(Option<Arc<Segment>>, Vec<Link>), OutOfMemory> {
+        assert!(self.tail.is_none() || run.end < self.links.len(), "what is written is not replaced");
+        let range = self.links[run.start].segment.range();
+        let bytes = parts.iter().map(|(_, part)| part.len()).sum();
+        let mut copy = None;
+        if bytes > 0 {
+            let parts: Vec<&[u8]> =
+                parts.iter().map(|(link, part)| self.links[*link].segment.bytes(part.clone())).collect();
+            copy = Some(snug(&self.arena, range, bytes, &parts, Arena::allocate_beyond)?);
+        }
+        let id = self.name();
+        let link = copy.iter().map(|segment| Link {
+            first,
+            id,
+            segment: segment.clone(),
+            dead_bytes,
+            tombstone_bytes,
+        });
+        for link in &self.links[run.clone()] {
+            self.segment_bytes -= link.segment.block_bytes() as u64;
+            self.record_bytes -= link.segment.published() as u64;
+            self.dead_bytes -= u64::from(link.dead_bytes);
+            self.tombstone_bytes -= u64::from(link.tombstone_bytes);
+        }
+        let old = self.links.splice(run, link).collect();
+        self.segment_bytes += copy.as_ref().map_or(0, |segment| segment.block_bytes() as u64);
+        self.record_bytes += bytes as u64;
+        self.dead_bytes += u64::from(dead_bytes);
+        self.tombstone_bytes += u64::from(tombstone_bytes);
+        self.ranges.clear();
+        for (at, link) in self.links.iter().enumerate() {
+            if self.ranges.last().map(|(range, _)| *range) != Some(link.segment.range()) {
+                self.ranges.push((link.segment.range(), at));
+            }
+        }
+        Ok((copy, old))
+    }
+
+    /// Whether only this chain holds a segment, so that dropping it frees it.
+    pub(crate) fn is_unpinned(&self, link: usize) -> bool {
+        let is_written = self.tail.is_some() && link + 1 == self.links.len();
+        Arc::strong_count(&self.links[link].segment) == 1 + usize::from(is_written)
+    }
+
+    /// Notes that the value at this place is superseded.
+    pub(crate) fn supersede(&mut self, offset: RecordOffset) {
+        let link = self.link_of(offset);
+        let bytes = self.record_at(offset).encoded_bytes() as u32;
+        self.links[link].dead_bytes += bytes;
+        self.dead_bytes += u64::from(bytes);
+    }
+
+    /// Notes that the last segment got a record that is no value.
+    pub(crate) fn note_tombstone(&mut self, offset: RecordOffset) {
+        let link = self.link_of(offset);
+        let record = self.record_at(offset);
+        debug_assert!(record.kind != Kind::Put);
+        let bytes = record.encoded_bytes() as u32;
+        self.links[link].tombstone_bytes += bytes;
+        self.tombstone_bytes += u64::from(bytes);
+    }
+
+    /// Each record of one of the segments, with its place.
+    pub(crate) fn places_in(&self, link: usize) -> Vec<RecordOffset> {
+        let segment = &self.links[link].segment;
+        self.places(segment.first_place(), segment.published())
+    }
+
+    /// How many records the segments hold.
+    pub(crate) fn records(&self) -> u64 {
+        (0..self.links.len()).map(|link| self.places_in(link).len() as u64).sum()
+    }
+
+    /// The record at an offset that this chain gave out, and has not moved since.
+    pub(crate) fn record_at(&self, offset: RecordOffset) -> Record<'_> {
+        record_at(&self.arena, offset)
+    }
+
+    /// Each record of published `bytes`, the first of which is at `first`, with its place.
+    pub(crate) fn places(&self, first: RecordOffset, bytes: usize) -> Vec<RecordOffset> {
+        let mut places = Vec::with_capacity(bytes / 64);
+        let mut at = 0;
+        while at < bytes {
+            let place = first.after(at);
+            places.push(place);
+            at += self.record_at(place).encoded_bytes();
+        }
+        assert_eq!(at, bytes, "what is published is whole records");
+        places
+    }
+
+    /// What the record at this offset counts its version from.
+    pub(crate) fn range_of(&self, offset: RecordOffset) -> RangeHeader {
+        match self.ranges.as_slice() {
+            [(range, _)] => *range,
+            _ => self.links[self.link_of(offset)].segment.range(),
+        }
+    }
+
+    /// The version of the record at this offset.
+    pub(crate) fn version_at(&self, offset: RecordOffset) -> Version {
+        let range = self.range_of(offset);
+        Version::new(range.term, range.base + u64::from(self.record_at(offset).delta))
+    }
+
+    /// A pin on part of the record at this offset.
+    pub(crate) fn pin(&self, offset: RecordOffset, part: Range<usize>) -> PinnedRange {
+        let segment = &self.links[self.link_of(offset)].segment;
+        let at = segment.byte_of(offset).expect("the link that holds it was found");
+        PinnedRange::new(segment.clone(), at + part.start..at + part.end)
+    }
+
+    /// The segment that holds an offset. Within one range header segments are sorted by counter; which header it is
+    /// cannot be told from the record, so each is tried, the latest first.
+    fn link_of(&self, offset: RecordOffset) -> usize {
+        let delta = u64::from(self.record_at(offset).delta);
+        let mut end = self.links.len();
+        for (range, begin) in self.ranges.iter().rev() {
+            let links = &self.links[*begin..end];
+            let counter = range.base + delta;
+            let found = links.partition_point(|link| link.first <= counter).checked_sub(1);
+            if let Some(at) = found
+                && links[at].segment.byte_of(offset).is_some()
+            {
+                return begin + at;
+            }
+            end = *begin;
+        }
+        unreachable!("offset {offset:?} is not in its chain")
+    }
+
+    /// Where the first record after `counter` is: link and byte. One past the last record when there is none.
+    pub(crate) fn find_after(&self, counter: u64) -> (usize, usize) {
+        let after = self.links.partition_point(|link| link.first <= counter);
+        let Some(link) = after.checked_sub(1) else { return (0, 0) };
+        let segment = &self.links[link].segment;
+        let found = segment.records().find(|(_, record)| segment.version_of(record).counter > counter);
+        match found {
+            Some((at, _)) => (link, at),
+            None if after < self.links.len() => (after, 0),
+            None => (link, segment.published()),
+        }
+    }
+
+    /// What to keep of a link and a byte in it, until it is asked for again.
+    pub(crate) fn keep(&self, link: usize, byte: usize) -> Place {
+        Place { first: self.links[link].first, id: self.links[link].id, byte }
+    }
+
+    /// Where that is now; `None` if the segment is not part of the chain any more.
+    pub(crate) fn find_kept(&self, place: Place) -> Option<(usize, usize)> {
+        let link = self.links.partition_point(|link| link.first < place.first);
+        let found = self.links.get(link).filter(|link| link.id == place.id)?;
+        debug_assert!(place.byte <= found.segment.published());
+        Some((link, place.byte))
+    }
+}
+
+/// A segment of exactly these parts.
+fn snug(
+    arena: &Arc<Arena>,
+    range: RangeHeader,
+    bytes: usize,
+    parts: &[&[u8]],
+    allocate: fn(&Arc<Arena>, usize) -> Result<Block, OutOfMemory>,
+) -> Result<Arc<Segment>, OutOfMemory> {
+    let mut writer = Writer::new(allocate(arena, bytes)?, range);
+    let filled = writer.append(bytes, |out| {
+        let mut at = 0;
+        for part in parts {
+            out[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        assert_eq!(at, bytes, "the parts fill it");
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let Ok(_) = filled;
+    Ok(writer.seal())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::MemoryBudget;
+    use crate::record::{NewRecord, encode};
+    use crate::types::Term;
+
+    fn chain(max_bytes: u64) -> (Chain, Arc<MemoryBudget>) {
+        let budget = Arc::new(MemoryBudget::new(max_bytes));
+        (Chain::new(Arc::new(Arena::reserve(budget.clone()).unwrap())), budget)
+    }
+
+    fn put(
+        chain: &mut Chain,
+        range: RangeHeader,
+        delta: u32,
+        value: &[u8],
+    ) -> Result<RecordOffset, OutOfMemory> {
+        let new = NewRecord { delta, ..NewRecord::put(0, b"k", value, None) };
+        let bytes = new.encoded_bytes();
+        chain.reserve(range, bytes)?;
+        let appended = chain.append(range.base + u64::from(delta), bytes, |out| {
+            encode(out, &new);
+            Ok::<_, OutOfMemory>(())
+        })?;
+        Ok(appended.0)
+    }
+
+    const FIRST: RangeHeader = RangeHeader { term: Term(1), base: 0 };
+
+    #[test]
+    fn records_are_found_by_place_and_by_version_over_segments_and_ranges() {
+        let (mut chain, budget) = chain(1 << 24);
+        let mut places = Vec::new();
+        for delta in 1..=500 {
+            places.push((
+                Version::new(Term(1), u64::from(delta)),
+                put(&mut chain, FIRST, delta, &[delta as u8; 50]).unwrap(),
+            ));
+        }
+        let second = RangeHeader { term: Term(7), base: 500 };
+        for delta in (1..=500).step_by(2) {
+            let version = Version::new(Term(7), 500 + u64::from(delta));
+            places.push((version, put(&mut chain, second, delta, &[delta as u8; 70]).unwrap()));
+        }
+        assert!(chain.links().len() > 10, "segments are sized to their slot");
+        assert!(chain.segment_bytes() < (500 * 68 + 250 * 88) * 5 / 4);
+        assert_eq!(chain.segment_bytes(), budget.used_bytes());
+        for (version, place) in &places {
+            assert_eq!(chain.version_at(*place), *version);
+            let record = chain.record_at(*place);
+            assert_eq!(&chain.pin(*place, 17..18)[..], &record.value[..1]);
+            let (link, at) = chain.find_after(version.counter - 1);
+            assert_eq!(chain.links()[link].segment.record_at(at), record);
+        }
+        let (link, at) = chain.find_after(501);
+        assert_eq!(
+            chain.links()[link].segment.version_of(&chain.links()[link].segment.record_at(at)).counter,
+            503
+        );
+        let (link, at) = chain.find_after(10_000);
+        assert_eq!((link + 1, at), (chain.links().len(), chain.links()[link].segment.published()));
+    }
+
+    #[test]
+    fn a_pin_outlives_its_chain_and_then_frees() {
+        let (mut chain, budget) = chain(1 << 20);
+        let place = put(&mut chain, FIRST, 1, b"value").unwrap();
+        let pin = chain.pin(place, 17..22);
+        drop(chain);
+        assert_eq!(&pin[..], b"value");
+        assert!(budget.used_bytes() > 0);
+        drop(pin);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn close_to_the_bound_segments_become_snug_and_then_writes_are_refused() {
+        let (mut chain, budget) = chain(2048);
+        let mut written = 0;
+        let refused = loop {
+            match put(&mut chain, FIRST, written + 1, &[1; 150]) {
+                Ok(_) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.max_bytes, 2048);
+        assert!((9..=12).contains(&written), "{written} records of 168 bytes fitted into 2,048 bytes");
+        assert!(budget.used_bytes() <= 2048);
+        assert_eq!(chain.find_after(u64::from(written) - 1).0 + 1, chain.links().len());
+    }
+
+    #[test]
+    fn a_segment_that_was_never_written_leaves_no_trace() {
+        let (mut chain, budget) = chain(1 << 20);
+        chain.reserve(FIRST, 100).unwrap();
+        chain.reserve(RangeHeader { term: Term(2), base: 5 }, 100).unwrap();
+        assert_eq!((chain.links().len(), chain.ranges.len()), (0, 0));
+        chain.reserve(FIRST, 100).unwrap();
+        put(&mut chain, FIRST, 3, b"x").unwrap();
+        assert_eq!((chain.links().len(), chain.links()[0].first), (1, 3));
+        assert_eq!(chain.segment_bytes(), budget.used_bytes());
+    }
+}
