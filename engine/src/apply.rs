@@ -5,7 +5,7 @@
 
 use crate::engine::Engine;
 use crate::error::ApplyError;
-use crate::record;
+use crate::record::{self, Kind};
 use crate::segment::EXTENT_BYTES_MAX;
 use crate::types::{Applied, Generation, RangeHeader, Slot};
 
@@ -29,7 +29,8 @@ pub(crate) fn verify_range(
             source,
         })?;
         let of = Slot::of_key(record.key);
-        if of != slot {
+        // What clears a keyspace has no key: it is of the slot that it comes with.
+        if of != slot && record.kind != Kind::Clear {
             return Err(ApplyError::ForeignKey { slot, offset, of });
         }
         if record.delta <= last {

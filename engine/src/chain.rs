@@ -282,6 +282,15 @@ impl Chain {
         self.dead_bytes += u64::from(bytes);
     }
 
+    /// Notes that every value is superseded.
+    pub(crate) fn supersede_all(&mut self) {
+        self.dead_bytes = 0;
+        for link in &mut self.links {
+            link.dead_bytes = link.segment.published() as u32 - link.tombstone_bytes;
+            self.dead_bytes += u64::from(link.dead_bytes);
+        }
+    }
+
     /// Notes that the last segment got a record that is no value.
     pub(crate) fn note_tombstone(&mut self, offset: RecordOffset) {
         let link = self.link_of(offset);

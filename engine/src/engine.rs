@@ -13,14 +13,16 @@ use lockgate_runtime::{Event, Runtime};
 use crate::arena::MemoryBudget;
 use crate::builder::EngineBuilder;
 use crate::compactor::{Compactor, Stability, StableWatermarks};
+use crate::error::OpError;
 use crate::keyspace::Keyspace;
 use crate::log::{Log, LogFailed, LogPosition};
 use crate::meta::{Directory, MetaError};
-use crate::slot::SlotState;
-use crate::stats::{CompactionStats, CoreStats, EngineStats};
+use crate::slot::{SlotState, Wakes};
+use crate::stats::{CompactionStats, CoreStats, EngineStats, KeyspaceStats, SlotStats};
 use crate::stream::SlotStream;
 use crate::sweeper::Sweeper;
-use crate::types::{Boot, LogTicket, Slot};
+use crate::types::{Boot, LogTicket, Slot, Version};
+use crate::value::Receipt;
 
 /// A store of keys and values in memory, with a durable log. Cheap to clone: all clones are one engine.
 #[derive(Clone)]
@@ -141,6 +143,22 @@ impl Engine {
         self.inner.stability.set(watermarks);
     }
 
+    /// Does something under a slot's lock, and wakes whom it concerns once the lock is released, also if it failed.
+    pub(crate) fn locked<T>(
+        &self,
+        slot: Slot,
+        act: impl FnOnce(&mut SlotState, &mut Wakes) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let mut wakes = Wakes::default();
+        let result = act(&mut self.slot(slot).lock(), &mut wakes);
+        wakes.wake();
+        result
+    }
+
+    pub(crate) fn receipt(&self, slot: Slot, version: Version, position: LogPosition) -> Receipt {
+        Receipt { engine: self.clone(), slot, version, ticket: self.ticket_at(slot, position) }
+    }
+
     // Waiting.
 
     /// The ticket for a position of a slot's home log, such as [`SlotStatus::position`](crate::SlotStatus::position).
@@ -229,12 +247,19 @@ impl Engine {
             memory_max_bytes: self.inner.budget.max_bytes(),
             ..EngineStats::default()
         };
-        for slot in self.inner.slots.iter() {
-            slot.lock().add_to(&mut stats);
-        }
         stats.compaction = self.compaction_stats();
         stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
+        for slot in Slot::all() {
+            let seen = self.slot(slot).lock().stats();
+            stats.add(self.home_core(slot), &seen);
+        }
         stats
+    }
+
+    /// What a slot holds now, and what that takes.
+    pub fn slot_stats(&self, slot: Slot) -> SlotStats {
+        let held = self.slot(slot).lock();
+        SlotStats { keyspaces: KeyspaceStats::all_of(&held.store), ..held.stats() }
     }
 }
 

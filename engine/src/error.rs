@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::arena::OutOfMemory;
+use crate::batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use crate::clear::Cleared;
 use crate::log::{LogError, LogFailed, LogWaitError, RecoverError};
 use crate::meta::MetaError;
 use crate::record::RecordError;
@@ -55,6 +57,19 @@ pub enum OpError {
         /// Its length.
         bytes: usize,
     },
+    /// The value is not the decimal text of a 64-bit integer, so that it cannot be incremented.
+    #[error(
+        "the value is not an integer of 64 bits in decimal, so it cannot be incremented: set the key anew"
+    )]
+    NotAnInteger,
+    /// The sum does not fit 64 bits.
+    #[error("{value} incremented by {by} does not fit 64 bits")]
+    Overflow {
+        /// What the key has.
+        value: i64,
+        /// What was to be added.
+        by: i64,
+    },
     /// The log has failed for good, or is closed.
     #[error(transparent)]
     LogFailed(#[from] LogFailed),
@@ -72,6 +87,58 @@ impl OpError {
             source => OpError::LogBehind { slot, source },
         }
     }
+}
+
+/// Why a batch was refused. Nothing was written.
+#[derive(Clone, Debug, Error)]
+pub enum BatchError {
+    /// A key of another slot.
+    #[error(
+        "entry {entry} of a batch for slot {slot} has a key of slot {of}: a batch is of one slot; give keys that belong together \
+         the same {{hash tag}}"
+    )]
+    ForeignKey {
+        /// The batch's slot.
+        slot: Slot,
+        /// Where the key belongs.
+        of: Slot,
+        /// Which entry, counted from 0 in the order in which they were added.
+        entry: usize,
+    },
+    /// Too many entries.
+    #[error("a batch of {records} records is over the limit of {BATCH_RECORDS_MAX}: split it")]
+    TooManyRecords {
+        /// How many, where of the entries with the same key only the last one counts.
+        records: usize,
+    },
+    /// The records would be too long together.
+    #[error(
+        "a batch of {bytes} bytes is over the limit of {BATCH_BYTES_MAX}: split it, or set long values by themselves"
+    )]
+    TooLong {
+        /// The length of the records, headers included.
+        bytes: usize,
+    },
+    /// What every write may meet with.
+    #[error(transparent)]
+    Op(#[from] OpError),
+}
+
+impl BatchError {
+    /// Whether the same commit may succeed here a little later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, BatchError::Op(error) if error.is_retryable())
+    }
+}
+
+/// Why a keyspace could not be cleared on all slots. The same call goes on where this one ended.
+#[derive(Clone, Debug, Error)]
+#[error("{source}; {} keys were cleared before", cleared.keys)]
+pub struct ClearError {
+    /// What was cleared before.
+    pub cleared: Cleared,
+    /// Why the next slot was not.
+    pub source: OpError,
 }
 
 /// Why a slot's gate could not be changed. Nothing was changed.

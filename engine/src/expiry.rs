@@ -14,6 +14,7 @@ use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::error::OpError;
 use crate::log::{Log, LogPosition};
+use crate::options::Expiry;
 use crate::record::{NewRecord, encoded_bytes};
 use crate::segment::RecordOffset;
 use crate::slot::{SlotState, Wakes};
@@ -93,6 +94,21 @@ impl SlotState {
         }
         self.end_key(keyspace, key, log, wakes)?;
         Ok(Met { place: None, version: self.version(), position: self.position() })
+    }
+
+    /// The deadline that `expiry` comes to for a key whose live record is at `place`, and whether it has come already.
+    pub(crate) fn resolve(
+        &mut self,
+        place: Option<RecordOffset>,
+        expiry: Expiry,
+        wall_ms: impl FnOnce() -> u64,
+    ) -> (Option<u64>, bool) {
+        match expiry {
+            Expiry::Clear => (None, false),
+            Expiry::Keep => (place.and_then(|place| self.store.record_at(place).deadline_ms), false),
+            Expiry::At(at_ms) => (Some(at_ms), at_ms <= self.clock_ms(wall_ms)),
+            Expiry::After(time_ms) => (Some(self.clock_ms(wall_ms).saturating_add(time_ms)), time_ms == 0),
+        }
     }
 
     /// Deletes up to `keys_max` keys that are due, the earliest first. For the sweeper, which took out the slot's entry of

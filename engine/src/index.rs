@@ -87,4 +87,9 @@ impl Index {
     pub(crate) fn relocate(&mut self, hash: u64, from: RecordOffset, to: RecordOffset) -> bool {
         self.table.find_mut(hash, |place| *place == from).map(|place| *place = to).is_some()
     }
+
+    /// Removes all entries that are not to be kept, in a walk over all of them.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(RecordOffset) -> bool) {
+        self.table.retain(|place| keep(*place));
+    }
 }

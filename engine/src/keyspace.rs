@@ -8,6 +8,7 @@
 //! meet with all that a write may meet with: a frozen slot, a log that is behind or has failed, memory that is full.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 
 use crate::engine::Engine;
 use crate::error::OpError;
@@ -15,7 +16,9 @@ use crate::expiry::Met;
 use crate::log::LogPosition;
 use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
 use crate::record::{NewRecord, Record, encoded_bytes};
+use crate::segment::RecordOffset;
 use crate::slot::{SlotState, Wakes};
+use crate::store::Store;
 use crate::types::{KEY_BYTES_MAX, LogTicket, Slot, VALUE_BYTES_MAX, Version};
 use crate::value::{Followed, Read, Receipt, Update, Value};
 
@@ -155,7 +158,10 @@ impl Keyspace {
     ) -> Result<SetOutcome, OpError> {
         check_value(value)?;
         self.edit(key, options.expiry, options.return_previous, |old, _| {
-            match options.condition.holds(old.map(|old| old.value)) {
+            match options
+                .condition
+                .holds(old.as_deref().map(|old| old.value), || old.as_ref().map(Old::version))
+            {
                 true => Edit::Put(Cow::Borrowed(value)),
                 false => Edit::Nothing,
             }
@@ -215,11 +221,12 @@ impl Keyspace {
         key: &[u8],
         decide: impl FnOnce(Option<&[u8]>) -> Update,
     ) -> Result<Receipt, OpError> {
-        let edited = self.edit(key, Expiry::Keep, false, |old, _| match decide(old.map(|old| old.value)) {
-            Update::Keep => Edit::Nothing,
-            Update::Put(value) => Edit::Put(Cow::Owned(value)),
-            Update::Delete => Edit::Delete,
-        });
+        let edited =
+            self.edit(key, Expiry::Keep, false, |old, _| match decide(old.as_deref().map(|old| old.value)) {
+                Update::Keep => Edit::Nothing,
+                Update::Put(value) => Edit::Put(Cow::Owned(value)),
+                Update::Delete => Edit::Delete,
+            });
         Ok(edited?.receipt)
     }
 
@@ -258,10 +265,7 @@ impl Keyspace {
         slot: Slot,
         act: impl FnOnce(&mut SlotState, &mut Wakes) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        let mut wakes = Wakes::default();
-        let result = act(&mut self.engine.slot(slot).lock(), &mut wakes);
-        wakes.wake();
-        result
+        self.engine.locked(slot, act)
     }
 
     fn meet(&self, held: &mut SlotState, key: &[u8], wakes: &mut Wakes) -> Result<Met, OpError> {
@@ -280,20 +284,20 @@ impl Keyspace {
 
     /// Looks a key up and changes it, in one step. `decide` is given the live record, if there is one, and the deadline
     /// that `expiry` comes to.
-    fn edit<'v>(
+    pub(crate) fn edit<'v>(
         &self,
         key: &[u8],
         expiry: Expiry,
         return_previous: bool,
-        decide: impl FnOnce(Option<Record<'_>>, Option<u64>) -> Edit<'v>,
+        decide: impl FnOnce(Option<Old<'_>>, Option<u64>) -> Edit<'v>,
     ) -> Result<SetOutcome, OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
         self.locked(slot, |held, wakes| {
             held.check_writable()?;
             let met = self.meet(held, key, wakes)?;
-            let (deadline_ms, is_due) = self.resolve(held, &met, expiry);
-            let old = met.place.map(|place| held.store.record_at(place));
+            let (deadline_ms, is_due) = held.resolve(met.place, expiry, || self.engine.unix_ms());
+            let old = met.place.map(|place| Old::of(&held.store, place));
             let edit = decide(old, deadline_ms);
             let previous = met.place.filter(|_| return_previous).map(|place| Value::of(&held.store, place));
             let kept;
@@ -322,17 +326,6 @@ impl Keyspace {
         })
     }
 
-    /// The deadline that `expiry` comes to, and whether it has come already.
-    fn resolve(&self, held: &mut SlotState, met: &Met, expiry: Expiry) -> (Option<u64>, bool) {
-        let mut clock_ms = || held.clock_ms(|| self.engine.unix_ms());
-        match expiry {
-            Expiry::Clear => (None, false),
-            Expiry::Keep => (met.place.and_then(|place| held.store.record_at(place).deadline_ms), false),
-            Expiry::At(at_ms) => (Some(at_ms), at_ms <= clock_ms()),
-            Expiry::After(time_ms) => (Some(clock_ms().saturating_add(time_ms)), time_ms == 0),
-        }
-    }
-
     fn read_in(&self, held: &SlotState, met: &Met) -> Read {
         let value = met.place.map(|place| Value::of(&held.store, place));
         let version = value.as_ref().map_or(met.version, Value::version);
@@ -344,12 +337,42 @@ impl Keyspace {
     }
 
     fn receipt(&self, slot: Slot, version: Version, position: LogPosition) -> Receipt {
-        Receipt { engine: self.engine.clone(), slot, version, ticket: self.ticket(slot, position) }
+        self.engine.receipt(slot, version, position)
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+/// A live record that is about to be changed.
+pub(crate) struct Old<'a> {
+    record: Record<'a>,
+    store: &'a Store,
+    place: RecordOffset,
+}
+
+impl<'a> Old<'a> {
+    fn of(store: &'a Store, place: RecordOffset) -> Old<'a> {
+        Old { record: store.record_at(place), store, place }
+    }
+
+    /// The version of the write that it comes from.
+    pub(crate) fn version(&self) -> Version {
+        self.store.chain().version_at(self.place)
+    }
+}
+
+impl<'a> Deref for Old<'a> {
+    type Target = Record<'a>;
+
+    fn deref(&self) -> &Record<'a> {
+        &self.record
     }
 }
 
 /// What an operation does with a key that it has looked at.
-enum Edit<'v> {
+pub(crate) enum Edit<'v> {
     Nothing,
     /// Gives it this value.
     Put(Cow<'v, [u8]>),
@@ -358,10 +381,10 @@ enum Edit<'v> {
     Delete,
 }
 
-fn check_key(key: &[u8]) -> Result<(), OpError> {
+pub(crate) fn check_key(key: &[u8]) -> Result<(), OpError> {
     if key.len() > KEY_BYTES_MAX { Err(OpError::KeyTooLong { bytes: key.len() }) } else { Ok(()) }
 }
 
-fn check_value(value: &[u8]) -> Result<(), OpError> {
+pub(crate) fn check_value(value: &[u8]) -> Result<(), OpError> {
     if value.len() > VALUE_BYTES_MAX { Err(OpError::ValueTooLong { bytes: value.len() }) } else { Ok(()) }
 }

@@ -13,6 +13,9 @@
 //! users.update(b"n", |old| lockgate_engine::Update::Put(vec![old.map_or(1, |n| n[0] + 1)]))?;
 //! let (was_there, _receipt) = users.delete(b"ada")?;
 //! assert!(was_there && users.len() == 1);
+//! let (visits, _receipt) = users.increment(b"visits", 1)?;
+//! let slot = lockgate_engine::Slot::of_key(b"{ada}");
+//! let _all_or_nothing = engine.batch(slot).set(0, b"{ada}name", b"Ada").set(0, b"{ada}born", b"1815").commit()?;
 //! let lock = lockgate_engine::SetOptions {
 //!     condition: lockgate_engine::Condition::IfAbsent,
 //!     expiry: lockgate_engine::Expiry::After(30_000), // milliseconds
@@ -27,9 +30,9 @@
 //! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`,
-//! `chain` (memory); `index` and `store` (what a slot holds); `compaction` and `compactor` (how memory comes back); `gate`, `history`, `slot` (all that a slot's lock guards);
-//! [`log`] and [`meta`] (the disk); `expiry` and `sweeper` (how keys end); `dirty` and `stream` (reading slots while they
-//! are written); `options`, `keyspace`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
+//! `chain` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards);
+//! `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and `sweeper` (how keys end); `dirty` and `stream` (reading slots while they
+//! are written); `options`, `keyspace`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
 //! `engine`.
 //!
 //! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
@@ -37,8 +40,10 @@
 
 mod apply;
 mod arena;
+mod batch;
 mod builder;
 mod chain;
+mod clear;
 mod compaction;
 #[cfg(test)]
 mod compaction_tests;
@@ -56,6 +61,7 @@ mod kept;
 mod keyspace;
 pub mod log;
 pub mod meta;
+mod modify;
 mod options;
 mod ownership;
 pub mod record;
@@ -70,18 +76,22 @@ mod types;
 mod value;
 
 pub use arena::OutOfMemory;
+pub use batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch};
 pub use builder::{CORES_MAX, EngineBuilder, MEMORY_BYTES_MAX_DEFAULT};
+pub use clear::Cleared;
 pub use compactor::StableWatermarks;
 pub use crc16::{crc16, hash_tag};
 pub use engine::Engine;
-pub use error::{ApplyError, OpError, OpenError, SlotError, SubscribeError, WaitError};
+pub use error::{
+    ApplyError, BatchError, ClearError, OpError, OpenError, SlotError, SubscribeError, WaitError,
+};
 pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
 pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
 pub use segment::PinnedRange;
 pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
-pub use stats::{CompactionStats, CoreStats, EngineStats};
+pub use stats::{CompactionStats, CoreStats, DataStats, EngineStats, KeyspaceStats, SlotStats};
 pub use stream::{SlotStream, StreamRange};
 pub use types::{
     Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,

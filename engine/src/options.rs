@@ -17,15 +17,19 @@ pub enum Condition<'a> {
     IfPresent,
     /// The key is there and has exactly this value.
     IfEqual(&'a [u8]),
+    /// The key is there, and its last write has this version: nobody has written it since, not even the same value.
+    IfVersion(Version),
 }
 
 impl Condition<'_> {
-    pub(crate) fn holds(self, value: Option<&[u8]>) -> bool {
+    /// `version` is asked for only where it counts.
+    pub(crate) fn holds(self, value: Option<&[u8]>, version: impl FnOnce() -> Option<Version>) -> bool {
         match self {
             Condition::Always => true,
             Condition::IfAbsent => value.is_none(),
             Condition::IfPresent => value.is_some(),
             Condition::IfEqual(wanted) => value == Some(wanted),
+            Condition::IfVersion(wanted) => version() == Some(wanted),
         }
     }
 }

@@ -25,8 +25,12 @@ pub const RECORD_BYTES_MAX: usize = encoded_bytes(true, KEY_BYTES_MAX, VALUE_BYT
 /// The kind is the low three bits; the others are flags. A flag that is not in use makes it an unknown kind.
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
+const KIND_CLEAR: u8 = 3;
 /// A put's deadline follows the header.
 const FLAG_DEADLINE: u8 = 0x10;
+/// The next record belongs to the same write.
+const FLAG_GOES_ON: u8 = 0x20;
+const FLAGS: u8 = FLAG_DEADLINE | FLAG_GOES_ON;
 
 const _: () = assert!(RECORD_HEADER_BYTES == 16);
 const _: () = assert!(RECORD_BYTES_MAX < u32::MAX as usize, "lengths inside segments are 32-bit");
@@ -49,6 +53,8 @@ pub enum Kind {
     Put,
     /// The key is gone from now on (a tombstone).
     Delete,
+    /// All keys that the slot has in this keyspace are gone from now on: a tombstone of all of them. It has no key.
+    Clear,
 }
 
 /// A record, seen in place.
@@ -60,6 +66,8 @@ pub struct Record<'a> {
     pub delta: u32,
     /// What it does.
     pub kind: Kind,
+    /// The next record belongs to the same write: nobody has the one without the other.
+    pub goes_on: bool,
     /// Whose key.
     pub keyspace: u8,
     /// When the key ends, in milliseconds since 1970. `None`: never. A tombstone has none.
@@ -95,6 +103,8 @@ pub struct NewRecord<'a> {
     pub delta: u32,
     /// What it does.
     pub kind: Kind,
+    /// The next record belongs to the same write.
+    pub goes_on: bool,
     /// Whose key.
     pub keyspace: u8,
     /// When the key ends, in milliseconds since 1970. `None`: never.
@@ -108,12 +118,17 @@ pub struct NewRecord<'a> {
 impl<'a> NewRecord<'a> {
     /// Gives a key a value. Whoever writes it gives it its delta.
     pub fn put(keyspace: u8, key: &'a [u8], value: &'a [u8], deadline_ms: Option<u64>) -> NewRecord<'a> {
-        NewRecord { delta: 0, kind: Kind::Put, keyspace, deadline_ms, key, value }
+        NewRecord { delta: 0, kind: Kind::Put, goes_on: false, keyspace, deadline_ms, key, value }
     }
 
     /// Ends a key. Whoever writes it gives it its delta.
     pub fn delete(keyspace: u8, key: &'a [u8]) -> NewRecord<'a> {
-        NewRecord { delta: 0, kind: Kind::Delete, keyspace, deadline_ms: None, key, value: &[] }
+        NewRecord { kind: Kind::Delete, ..NewRecord::put(keyspace, key, &[], None) }
+    }
+
+    /// Ends all keys of a keyspace. Whoever writes it gives it its delta.
+    pub fn clear(keyspace: u8) -> NewRecord<'a> {
+        NewRecord { kind: Kind::Clear, ..NewRecord::put(keyspace, &[], &[], None) }
     }
 
     /// The record's bytes, padding included.
@@ -145,6 +160,9 @@ pub enum RecordError {
     /// A tombstone with a deadline.
     #[error("a delete record carries a deadline")]
     DeleteWithDeadline,
+    /// A record that clears a keyspace has neither a key nor a value nor a deadline.
+    #[error("a clear record carries a key, a value or a deadline")]
+    ClearNotEmpty,
     /// Delta 0 would be the base's own version.
     #[error("the record's version equals its range's base")]
     ZeroDelta,
@@ -178,22 +196,26 @@ const fn key_start(has_deadline: bool) -> usize {
 ///
 /// The lengths are the caller's to check: this panics when they are over the limits.
 pub fn encode(out: &mut [u8], new: &NewRecord<'_>) {
-    let NewRecord { delta, kind, keyspace, deadline_ms, key, value } = *new;
+    let NewRecord { delta, kind, goes_on, keyspace, deadline_ms, key, value } = *new;
     assert!(
         key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX,
         "lengths are checked by the caller"
     );
     let is_bare = value.is_empty() && deadline_ms.is_none();
     assert!(delta > 0 && (kind == Kind::Put || is_bare), "not a record");
+    assert!(kind != Kind::Clear || key.is_empty(), "a clear record has no key");
     assert_eq!(out.len(), new.encoded_bytes());
     let kind = match kind {
         Kind::Put => KIND_PUT,
         Kind::Delete => KIND_DELETE,
+        Kind::Clear => KIND_CLEAR,
     };
+    let deadline_flag = if deadline_ms.is_some() { FLAG_DEADLINE } else { 0 };
+    let goes_on_flag = if goes_on { FLAG_GOES_ON } else { 0 };
     let header = RawHeader {
         crc: U32::ZERO,
         delta: U32::new(delta),
-        kind_flags: if deadline_ms.is_some() { kind | FLAG_DEADLINE } else { kind },
+        kind_flags: kind | deadline_flag | goes_on_flag,
         keyspace,
         key_len: U16::new(key.len() as u16),
         value_len: U32::new(value.len() as u32),
@@ -215,6 +237,7 @@ pub fn encode(out: &mut [u8], new: &NewRecord<'_>) {
 /// What a record's header says of the bytes behind it.
 struct Layout {
     kind: Kind,
+    goes_on: bool,
     has_deadline: bool,
     key_bytes: usize,
     value_bytes: usize,
@@ -223,9 +246,11 @@ struct Layout {
 /// The header, checked against the limits and nothing else: enough to walk verified records.
 fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
     let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
-    let kind = match header.kind_flags & !FLAG_DEADLINE {
+    let goes_on = header.kind_flags & FLAG_GOES_ON != 0;
+    let kind = match header.kind_flags & !FLAGS {
         KIND_PUT => Kind::Put,
         KIND_DELETE => Kind::Delete,
+        KIND_CLEAR => Kind::Clear,
         _ => return Err(RecordError::UnknownKind(header.kind_flags)),
     };
     let value_bytes = header.value_len.get() as usize;
@@ -238,7 +263,11 @@ fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
     if kind == Kind::Delete && has_deadline {
         return Err(RecordError::DeleteWithDeadline);
     }
-    Ok(Layout { kind, has_deadline, key_bytes: header.key_len.get() as usize, value_bytes })
+    let key_bytes = header.key_len.get() as usize;
+    if kind == Kind::Clear && (key_bytes != 0 || value_bytes != 0 || has_deadline) {
+        return Err(RecordError::ClearNotEmpty);
+    }
+    Ok(Layout { kind, goes_on, has_deadline, key_bytes, value_bytes })
 }
 
 /// The bytes of the verified record that this header belongs to.
@@ -253,7 +282,7 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let Ok((header, rest)) = RawHeader::ref_from_prefix(bytes) else {
         return Err(RecordError::Truncated { needed_bytes: RECORD_HEADER_BYTES, have_bytes: bytes.len() });
     };
-    let Layout { kind, has_deadline, key_bytes, value_bytes } = layout(header)?;
+    let Layout { kind, goes_on, has_deadline, key_bytes, value_bytes } = layout(header)?;
     let needed_bytes = encoded_bytes(has_deadline, key_bytes, value_bytes);
     if bytes.len() < needed_bytes {
         return Err(RecordError::Truncated { needed_bytes, have_bytes: bytes.len() });
@@ -267,6 +296,7 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
         crc: header.crc.get(),
         delta: header.delta.get(),
         kind,
+        goes_on,
         keyspace: header.keyspace,
         deadline_ms,
         key,
@@ -331,7 +361,8 @@ mod tests {
 
     #[test]
     fn flags_that_are_not_in_use_and_unknown_kinds_are_refused() {
-        for kind in [0, 3, 7, FLAG_DEADLINE, FLAG_DEADLINE | 3, KIND_PUT | 0x08, KIND_PUT | 0x20, 0xff] {
+        for kind in [0, 4, 7, FLAG_DEADLINE, FLAGS, FLAG_GOES_ON | 4, KIND_PUT | 0x08, KIND_PUT | 0x40, 0xff]
+        {
             let mut bytes = short(None);
             bytes[8] = kind;
             assert_eq!(verify(&bytes), Err(RecordError::UnknownKind(kind)));
@@ -339,6 +370,20 @@ mod tests {
         let mut delete = encoded(&NewRecord { delta: 1, ..NewRecord::delete(0, b"k") });
         delete[8] |= FLAG_DEADLINE;
         assert_eq!(verify(&delete), Err(RecordError::DeleteWithDeadline));
+    }
+
+    #[test]
+    fn a_clear_record_is_a_header() {
+        let bytes = encoded(&NewRecord { delta: 5, goes_on: true, ..NewRecord::clear(9) });
+        assert_eq!(&bytes[4..], &[5, 0, 0, 0, 0x23, 9, 0, 0, 0, 0, 0, 0]);
+        let clear = verify(&bytes).unwrap();
+        assert_eq!((clear.kind, clear.goes_on, clear.keyspace, clear.key.len()), (Kind::Clear, true, 9, 0));
+        for (at, byte) in [(8, KIND_CLEAR | FLAG_DEADLINE), (10, 1), (12, 1)] {
+            let mut damaged = bytes.clone();
+            damaged[at] = byte;
+            damaged.extend([0; 8]);
+            assert_eq!(verify(&damaged), Err(RecordError::ClearNotEmpty), "byte {at}");
+        }
     }
 
     #[test]
@@ -370,21 +415,24 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(
-            put in any::<bool>(),
+            kind in prop_oneof![Just(Kind::Put), Just(Kind::Delete), Just(Kind::Clear)],
+            goes_on in any::<bool>(),
             delta in 1u32..,
             keyspace in any::<u8>(),
             deadline_ms in any::<Option<u64>>(),
             key in proptest::collection::vec(any::<u8>(), 0..40),
             value in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let new = match put {
-                true => NewRecord::put(keyspace, &key, &value, deadline_ms),
-                false => NewRecord::delete(keyspace, &key),
+            let new = match kind {
+                Kind::Put => NewRecord::put(keyspace, &key, &value, deadline_ms),
+                Kind::Delete => NewRecord::delete(keyspace, &key),
+                Kind::Clear => NewRecord::clear(keyspace),
             };
-            let bytes = encoded(&NewRecord { delta, ..new });
+            let bytes = encoded(&NewRecord { delta, goes_on, ..new });
             prop_assert_eq!(bytes.len() % RECORD_ALIGN_BYTES, 0);
             let record = verify(&bytes).unwrap();
-            prop_assert_eq!((record.kind, record.delta, record.keyspace), (new.kind, delta, keyspace));
+            prop_assert_eq!((record.kind, record.delta, record.keyspace), (kind, delta, keyspace));
+            prop_assert_eq!(record.goes_on, goes_on);
             prop_assert_eq!((record.deadline_ms, record.key, record.value), (new.deadline_ms, new.key, new.value));
             prop_assert_eq!((record.encoded_bytes(), encoded_bytes_of(&bytes[..RECORD_HEADER_BYTES])), (bytes.len(), bytes.len()));
             prop_assert_eq!(&bytes[record.value_range()], new.value);

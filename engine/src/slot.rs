@@ -23,8 +23,8 @@ use crate::gate::{self, Action};
 use crate::history::History;
 use crate::log::{FrameHeader, FrameKind, Log, LogFailed, LogPosition, Reservation};
 use crate::record::{self, NewRecord};
-use crate::stats::EngineStats;
-use crate::store::Store;
+use crate::stats::{DataStats, SlotStats};
+use crate::store::{Cleared, Store};
 use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
 
@@ -94,11 +94,14 @@ pub(crate) struct Wakes {
     gate_event: Option<Arc<Event>>,
     pub(crate) sweeper: Option<Arc<Sweeper>>,
     compactor: Option<Arc<Compactor>>,
+    /// Dropped without the lock, too.
+    cleared: Vec<Cleared>,
 }
 
 impl Wakes {
     /// Those of `other` too.
     pub(crate) fn add(&mut self, other: Wakes) {
+        self.cleared.extend(other.cleared);
         self.streams.extend(other.streams);
         self.gate_event = self.gate_event.take().or(other.gate_event);
         self.sweeper = self.sweeper.take().or(other.sweeper);
@@ -259,16 +262,9 @@ impl SlotState {
         self.version > Version::ZERO
     }
 
-    pub(crate) fn add_to(&self, stats: &mut EngineStats) {
-        stats.keys += self.store.keys();
-        stats.keys_with_deadline += self.store.keys_with_deadline();
-        stats.live_bytes += self.store.live_bytes();
-        stats.segment_bytes += self.store.chain().segment_bytes();
-        stats.record_bytes += self.store.chain().record_bytes();
-        stats.garbage_bytes += self.store.garbage_bytes();
-        stats.index_bytes += self.store.index_bytes() as u64;
-        stats.slots_present += u64::from(self.gate != Gate::Absent);
-        stats.slots_served += u64::from(self.gate.serves_reads());
+    pub(crate) fn stats(&self) -> SlotStats {
+        let (gate, version) = (self.gate, self.version);
+        SlotStats { gate, version, data: DataStats::of(&self.store), keyspaces: Vec::new() }
     }
 
     pub(crate) fn gate_event(&mut self) -> Arc<Event> {
@@ -309,11 +305,43 @@ impl SlotState {
         let range = RangeHeader { term: self.term, base: self.base };
         let new = NewRecord { delta: (counter - self.base) as u32, ..new };
         let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
-        self.store.reserve_for(range, &new).map_err(out_of_memory)?;
+        self.store.reserve_for(range, &[new], new.encoded_bytes()).map_err(out_of_memory)?;
         let frame = self.frame(FRAME_DATA, range);
         self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
         self.version = Version::new(self.term, counter);
         let mut wakes = self.marked();
+        self.schedule(&mut wakes);
+        Ok(wakes)
+    }
+
+    /// As [`write`](SlotState::write), of several records at once, of at most
+    /// [`BATCH_BYTES_MAX`](crate::BATCH_BYTES_MAX) together: in one piece of memory and one frame. Their deltas and whether
+    /// they go on are set here.
+    pub(crate) fn write_many(
+        &mut self,
+        new: &mut [NewRecord<'_>],
+        log: &Log,
+        reservation: Reservation<'_>,
+    ) -> Result<Wakes, OpError> {
+        debug_assert!(self.gate == Gate::Owned, "only an owner writes");
+        let (before, count) = (self.version.counter, new.len());
+        if before + count as u64 - self.base > u64::from(u32::MAX) {
+            self.base = before;
+        }
+        let range = RangeHeader { term: self.term, base: self.base };
+        let mut bytes = 0;
+        for (at, new) in new.iter_mut().enumerate() {
+            (new.delta, new.goes_on) = ((before - self.base) as u32 + at as u32 + 1, at + 1 < count);
+            bytes += new.encoded_bytes();
+        }
+        let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
+        self.store.reserve_for(range, new, bytes).map_err(out_of_memory)?;
+        let frame = self.frame(FRAME_DATA, range);
+        self.position =
+            self.store.write_many(range, new, bytes, |bytes| log.append(reservation, frame, &[bytes]))?;
+        self.version = Version::new(self.term, before + count as u64);
+        let mut wakes = self.marked();
+        wakes.cleared = self.store.take_cleared();
         self.schedule(&mut wakes);
         Ok(wakes)
     }
@@ -403,6 +431,7 @@ impl SlotState {
             self.base = range.base;
         }
         let mut wakes = self.marked();
+        wakes.cleared = self.store.take_cleared();
         wakes.gate_event = self.gate_event.clone();
         self.schedule(&mut wakes);
         wakes
@@ -440,6 +469,7 @@ impl SlotState {
         };
         // Whoever follows looks again, and finds out whether what it has read is still here.
         let mut wakes = self.marked();
+        wakes.cleared = self.store.take_cleared();
         wakes.gate_event = self.gate_event.clone();
         (garbage, wakes)
     }

@@ -1,6 +1,83 @@
 //! Numbers about an engine.
 
+use std::ops::AddAssign;
+
 use crate::log::{Log, LogPosition};
+use crate::store::Store;
+use crate::types::{Gate, Version};
+
+/// What the data of a slot, or of many, takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataStats {
+    /// Live keys, those that are due and not deleted yet among them.
+    pub keys: u64,
+    /// Those of them that have a deadline.
+    pub keys_with_deadline: u64,
+    /// Bytes of the live records.
+    pub live_bytes: u64,
+    /// Bytes of the other records: what was superseded, and what says that something is gone.
+    pub dead_bytes: u64,
+    /// Memory of the segments, their unused rest included.
+    pub segment_bytes: u64,
+    /// Memory of the index.
+    pub index_bytes: u64,
+}
+
+impl DataStats {
+    pub(crate) fn of(store: &Store) -> DataStats {
+        DataStats {
+            keys: store.keys(),
+            keys_with_deadline: store.keys_with_deadline(),
+            live_bytes: store.live_bytes(),
+            dead_bytes: store.garbage_bytes(),
+            segment_bytes: store.chain().segment_bytes(),
+            index_bytes: store.index_bytes() as u64,
+        }
+    }
+}
+
+impl AddAssign for DataStats {
+    fn add_assign(&mut self, other: DataStats) {
+        self.keys += other.keys;
+        self.keys_with_deadline += other.keys_with_deadline;
+        self.live_bytes += other.live_bytes;
+        self.dead_bytes += other.dead_bytes;
+        self.segment_bytes += other.segment_bytes;
+        self.index_bytes += other.index_bytes;
+    }
+}
+
+/// What one slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotStats {
+    /// What may be done with it.
+    pub gate: Gate,
+    /// The last write's version.
+    pub version: Version,
+    /// Over all keyspaces.
+    pub data: DataStats,
+    /// One entry per keyspace that has live keys here, in the order of their numbers.
+    pub keyspaces: Vec<KeyspaceStats>,
+}
+
+/// What one keyspace has in one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyspaceStats {
+    /// Its number.
+    pub keyspace: u8,
+    /// Live keys.
+    pub keys: u64,
+    /// Those of them that have a deadline.
+    pub keys_with_deadline: u64,
+}
+
+impl KeyspaceStats {
+    pub(crate) fn all_of(store: &Store) -> Vec<KeyspaceStats> {
+        let all = store.keyspaces();
+        all.map(|(keyspace, keys, keys_with_deadline)| KeyspaceStats { keyspace, keys, keys_with_deadline })
+            .collect()
+    }
+}
 
 /// What an engine holds and how far its logs are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,10 +88,8 @@ pub struct EngineStats {
     pub keys_with_deadline: u64,
     /// Bytes of the live records.
     pub live_bytes: u64,
-    /// Bytes of all records that slots hold, live or not.
-    pub record_bytes: u64,
-    /// Bytes of the records that hold no live value: what a compaction may free.
-    pub garbage_bytes: u64,
+    /// Bytes of the other records: what was superseded, and what says that something is gone.
+    pub dead_bytes: u64,
     /// What compactions did since the engine was opened.
     pub compaction: CompactionStats,
     /// Memory of the segments that slots hold.
@@ -46,7 +121,24 @@ pub struct CompactionStats {
     pub freed_bytes: u64,
 }
 
-/// How far one core's log is.
+impl EngineStats {
+    /// Counts a slot of this core. The cores are there already.
+    pub(crate) fn add(&mut self, core: usize, slot: &SlotStats) {
+        let data = slot.data;
+        self.keys += data.keys;
+        self.keys_with_deadline += data.keys_with_deadline;
+        self.live_bytes += data.live_bytes;
+        self.dead_bytes += data.dead_bytes;
+        self.segment_bytes += data.segment_bytes;
+        self.index_bytes += data.index_bytes;
+        self.slots_present += u64::from(slot.gate != Gate::Absent);
+        self.slots_served += u64::from(slot.gate.serves_reads());
+        self.cores[core].data += data;
+        self.cores[core].slots_served += u64::from(slot.gate.serves_reads());
+    }
+}
+
+/// How far one core's log is, and what its slots hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoreStats {
     /// The end of what was appended.
@@ -55,6 +147,10 @@ pub struct CoreStats {
     pub log_written: LogPosition,
     /// The end of what the disk has.
     pub log_synced: LogPosition,
+    /// Its slots that serve reads.
+    pub slots_served: u64,
+    /// Over all of its slots, served or not.
+    pub data: DataStats,
 }
 
 impl CoreStats {
@@ -62,6 +158,6 @@ impl CoreStats {
         // Read in this order, so that synced <= written <= appended also while the log goes on.
         let log_synced = log.synced();
         let log_written = log.written();
-        CoreStats { log_appended: log.appended(), log_written, log_synced }
+        CoreStats { log_appended: log.appended(), log_written, log_synced, ..CoreStats::default() }
     }
 }

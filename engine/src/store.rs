@@ -35,6 +35,14 @@ pub(crate) struct Store {
     counts: Vec<(u8, Count)>,
     /// The live records with a deadline, the earliest first.
     deadlines: BTreeSet<(u64, RecordOffset)>,
+    /// What was cleared, until the caller takes it out.
+    cleared: Vec<Cleared>,
+}
+
+/// Tables over keys that are gone, to be dropped where no lock is held: that costs time by keys.
+pub(crate) struct Cleared {
+    _index: Index,
+    _deadlines: BTreeSet<(u64, RecordOffset)>,
 }
 
 impl Store {
@@ -48,6 +56,7 @@ impl Store {
             live_bytes: 0,
             counts: Vec::new(),
             deadlines: BTreeSet::new(),
+            cleared: Vec::new(),
         }
     }
 
@@ -157,12 +166,17 @@ impl Store {
         self.chain.reserve(range, bytes)
     }
 
-    /// Makes room for one new record. Changes nothing on failure.
-    pub(crate) fn reserve_for(&mut self, range: RangeHeader, new: &NewRecord<'_>) -> Result<(), OutOfMemory> {
-        match new.kind {
-            Kind::Put => self.chain.reserve(range, new.encoded_bytes()),
-            Kind::Delete => self.chain.reserve_beyond(range, new.encoded_bytes()),
+    /// Makes room for new records of `bytes`. Changes nothing on failure.
+    pub(crate) fn reserve_for(
+        &mut self,
+        range: RangeHeader,
+        new: &[NewRecord<'_>],
+        bytes: usize,
+    ) -> Result<(), OutOfMemory> {
+        if new.iter().all(|new| new.kind != Kind::Put) {
+            return self.chain.reserve_beyond(range, bytes);
         }
+        self.chain.reserve(range, bytes)
     }
 
     /// Encodes a new record into reserved room, lets `log` have its bytes, and takes it in. If `log` fails nothing changes.
@@ -178,6 +192,31 @@ impl Store {
                 log(out)
             })?;
         self.take_in(place);
+        Ok(position)
+    }
+
+    /// As [`write`](Store::write), of several records that lie next to each other, `bytes` of them together. They are there
+    /// all at once, or not at all.
+    pub(crate) fn write_many<E>(
+        &mut self,
+        range: RangeHeader,
+        new: &[NewRecord<'_>],
+        bytes: usize,
+        log: impl FnOnce(&[u8]) -> Result<LogPosition, E>,
+    ) -> Result<LogPosition, E> {
+        let first = range.base + u64::from(new[0].delta);
+        let (place, position) = self.chain.append(first, bytes, |out| {
+            let mut at = 0;
+            for new in new {
+                let end = at + new.encoded_bytes();
+                record::encode(&mut out[at..end], new);
+                at = end;
+            }
+            log(out)
+        })?;
+        for place in self.chain.places(place, bytes) {
+            self.take_in(place);
+        }
         Ok(position)
     }
 
@@ -201,6 +240,11 @@ impl Store {
         let (chain, hasher) = (&self.chain, &self.hasher);
         let record = chain.record_at(place);
         let kind = record.kind;
+        if kind == Kind::Clear {
+            let keyspace = record.keyspace;
+            self.chain.note_tombstone(place);
+            return self.clear(keyspace);
+        }
         let hash = hasher.hash(record.keyspace, record.key);
         let same = |other| is_key(chain, other, record.keyspace, record.key);
         let before = match record.kind {
@@ -208,7 +252,7 @@ impl Store {
                 let other = chain.record_at(other);
                 hasher.hash(other.keyspace, other.key)
             }),
-            Kind::Delete => self.index.remove(hash, same),
+            _ => self.index.remove(hash, same),
         };
         if let Some(place) = before {
             self.chain.supersede(place);
@@ -235,6 +279,44 @@ impl Store {
             self.index.len() > 0 || (self.digest == 0 && self.live_bytes == 0 && self.deadlines.is_empty()),
             "an empty slot has sums of zero"
         );
+    }
+
+    /// Lets all keys of a keyspace go. If no other one has keys here this costs no time by keys: what was in use is set aside
+    /// ([`take_cleared`](Store::take_cleared)). Otherwise it is one walk over the whole index.
+    fn clear(&mut self, keyspace: u8) {
+        let Ok(at) = self.counts.binary_search_by_key(&keyspace, |(of, _)| *of) else { return };
+        self.counts.remove(at);
+        if self.counts.is_empty() {
+            let (_index, _deadlines) = (std::mem::take(&mut self.index), std::mem::take(&mut self.deadlines));
+            self.cleared.push(Cleared { _index, _deadlines });
+            self.chain.supersede_all();
+            (self.digest, self.live_bytes) = (0, 0);
+            return;
+        }
+        let Store { index, chain, digest, live_bytes, deadlines, .. } = self;
+        index.retain(|place| {
+            let record = chain.record_at(place);
+            if record.keyspace != keyspace {
+                return true;
+            }
+            *digest = digest.wrapping_sub(record.digest());
+            *live_bytes -= record.encoded_bytes() as u64;
+            if let Some(deadline_ms) = record.deadline_ms {
+                deadlines.remove(&(deadline_ms, place));
+            }
+            chain.supersede(place);
+            false
+        });
+    }
+
+    /// What was cleared since the last call.
+    pub(crate) fn take_cleared(&mut self) -> Vec<Cleared> {
+        std::mem::take(&mut self.cleared)
+    }
+
+    /// Each keyspace that has live keys here, with their number and how many of them have a deadline.
+    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = (u8, u64, u64)> {
+        self.counts.iter().map(|(keyspace, count)| (*keyspace, count.keys, count.with_deadline))
     }
 
     /// The live record at a place that [`find`](Store::find) gave.

@@ -3,7 +3,8 @@
 //! A stream costs its source a cursor per slot: nothing is copied or buffered. Ranges are pinned, so they stay readable
 //! whatever happens to the slot. Within a slot ranges come in the order of their versions; slots take turns.
 //!
-//! Invariants: a range holds whole records of one segment, so of one term and base; a cursor only moves forward; a
+//! Invariants: a range holds whole records of one segment, so of one term and base; it does not end within a write of
+//! several records, unless the segment does; a cursor only moves forward; a
 //! subscription ends when its slot's generation does, and when a truncation takes back what it has read. Lock order: stream, then slot; a slot's lock is never held while a
 //! stream's is taken.
 
@@ -127,7 +128,7 @@ impl SlotStream {
         }
     }
 
-    /// The next records that are behind a cursor: whole ones, at most `max_bytes`, but at least one, however long.
+    /// The next records that are behind a cursor: whole writes, at most `max_bytes`, but at least one write, however long.
     pub fn next_range(&self, max_bytes: usize) -> Option<StreamRange> {
         let mut state = self.state.lock();
         self.dirty.take(&mut state.pending);
@@ -157,15 +158,16 @@ impl SlotStream {
         // Published records do not change: from here on no lock of the slot is needed.
         let Seen { segment, place, from, published, is_last } = seen?;
         let first = segment.version_of(&segment.record_at(from));
-        let (mut to, mut last) = (from, first);
-        while to < published {
-            let record = segment.record_at(to);
-            let end = to + record.encoded_bytes();
-            if to > from && end - from > max_bytes {
+        let (mut at, mut to, mut last) = (from, from, first);
+        while at < published {
+            let record = segment.record_at(at);
+            at += record.encoded_bytes();
+            if to > from && at - from > max_bytes {
                 break;
             }
-            last = segment.version_of(&record);
-            to = end;
+            if !record.goes_on || at == published {
+                (to, last) = (at, segment.version_of(&record));
+            }
         }
         assert!(first > cursor.after && last >= first, "slot {slot}: a cursor only moves forward");
         cursor.after = last;

@@ -80,12 +80,12 @@ fn what_is_deleted_comes_back_and_so_does_what_a_lower_bound_asks_for() {
     wait_until(&engine, "nine tenths come back", move |engine| engine.stats().memory_used_bytes < full / 5);
     // Too little garbage for a compaction, until memory is short.
     (KEYS * 9 / 10..KEYS).step_by(12).for_each(|number| put(&engine, &key(number), &[2; 500]));
-    let garbage = engine.stats().garbage_bytes;
+    let garbage = engine.stats().dead_bytes;
     assert!(garbage > 0);
     engine.set_memory_bytes_max(engine.stats().memory_used_bytes / 2);
     assert!(matches!(engine.keyspace(0).set(b"more", &[3; 60_000]), Err(OpError::OutOfMemory { .. })));
     wait_until(&engine, "garbage goes when memory is short", move |engine| {
-        engine.stats().garbage_bytes < garbage / 2
+        engine.stats().dead_bytes < garbage / 2
     });
     for number in KEYS * 9 / 10..KEYS {
         assert!(engine.keyspace(0).get(&key(number)).unwrap().is_some(), "reads go on");
@@ -122,7 +122,7 @@ fn pinned_values_stay_as_they_are() {
         put(&engine, b"{t}pinned", &[round; 10_000]);
         put(&engine, b"{t}other", &[round; 10_000]);
     }
-    wait_until(&engine, "the rest comes back", |engine| engine.stats().record_bytes < 100_000);
+    wait_until(&engine, "the rest comes back", |engine| engine.stats().dead_bytes < 80_000);
     assert!(pinned == vec![7; 10_000]);
     assert!(keys.get(b"{t}pinned").unwrap().unwrap() == vec![199; 10_000]);
 }
@@ -144,10 +144,10 @@ fn a_clustered_slot_keeps_what_may_be_taken_back() {
     own(&engine, slot, FIRST, 1);
     (0..100u8).for_each(|round| put(&engine, &key, &[round; 1000]));
     let all = engine.stats();
-    assert!(all.garbage_bytes > 99 * 1000 && all.compaction.steps == 0, "nothing is known to be stable");
+    assert!(all.dead_bytes > 99 * 1000 && all.compaction.steps == 0, "nothing is known to be stable");
     engine.set_stable_watermarks(Arc::new(Everywhere(version(1, 50))));
-    wait_until(&engine, "the older half goes", |engine| engine.stats().garbage_bytes < 60 * 1000);
-    assert!(engine.stats().garbage_bytes > 49 * 1000, "the newer half stays");
+    wait_until(&engine, "the older half goes", |engine| engine.stats().dead_bytes < 60 * 1000);
+    assert!(engine.stats().dead_bytes > 49 * 1000, "the newer half stays");
     engine.follow(slot, FIRST).unwrap();
     assert!(engine.truncate(slot, FIRST, version(1, 49)).is_err());
     let back = engine.truncate(slot, FIRST, version(1, 60)).unwrap();

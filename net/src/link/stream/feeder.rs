@@ -27,7 +27,7 @@ use super::message::{
 use super::window::{Brought, FEED_WINDOW_BYTES, Window};
 use crate::link::{FRAME_BYTES_MAX, Hello, LinkError, LinkReceiver, LinkSender, MESSAGE_BYTES_MAX, Message};
 
-/// Records of one message, unless a single record is larger.
+/// Records of one message, unless a single write is larger.
 pub const RANGE_BYTES: usize = 128 << 10;
 
 /// Ranges up to this many bytes are copied into one buffer; larger ones are sent from their segment.
@@ -42,7 +42,8 @@ const REFUSALS_PER_MESSAGE: usize = 1024;
 // A message of small ranges is one frame.
 const _: () = assert!(RANGES_HEADER_BYTES + RANGE_BYTES + RANGE_HEADER_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(RANGE_BYTES < FEED_WINDOW_BYTES);
-// A record of the largest key and value fits into a message.
+// The longest batch fits into a message, and so does a record of the largest key and value.
+const _: () = assert!(lockgate_engine::BATCH_BYTES_MAX + (1 << 20) < MESSAGE_BYTES_MAX);
 const _: () = assert!(
     lockgate_engine::VALUE_BYTES_MAX + lockgate_engine::KEY_BYTES_MAX + (1 << 20) < MESSAGE_BYTES_MAX
 );
