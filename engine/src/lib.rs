@@ -89,6 +89,7 @@ pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
 pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
+pub use recovery::ReplayError;
 pub use segment::PinnedRange;
 pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
 pub use stats::{CompactionStats, CoreStats, DataStats, EngineStats, KeyspaceStats, SlotStats};

@@ -33,31 +33,78 @@ pub(crate) type Recovered = RecoveredEnd;
 /// A line in the trace for every so much of log.
 const PROGRESS_BYTES: u64 = 256 << 20;
 
-/// Why a frame cannot be replayed.
+/// Why a frame of the engine's log cannot be replayed. It is the source of a
+/// [`RecoverError::Visit`](crate::log::RecoverError::Visit).
 #[derive(Debug, Error)]
-enum ReplayError {
+pub enum ReplayError {
+    /// A kind that this version does not know.
     #[error("a frame of unknown kind {0}: the log was written by a newer version")]
     UnknownKind(u8),
+    /// A slot's number that is none.
     #[error("a frame for slot {0}, and there are {SLOTS}")]
     NoSuchSlot(u16),
+    /// Records that are none, or that do not continue the slot's.
     #[error(transparent)]
     Range(#[from] ApplyError),
+    /// A term that does not begin where the one before it ended.
     #[error(
         "slot {slot}: a term frame of term {term} and base {base} after version {version} and term {have}"
     )]
-    BadTerm { slot: Slot, term: Term, base: u64, version: Version, have: Term },
+    BadTerm {
+        /// The slot.
+        slot: Slot,
+        /// The term that would begin.
+        term: Term,
+        /// Where it would.
+        base: u64,
+        /// The slot's last version.
+        version: Version,
+        /// The slot's term.
+        have: Term,
+    },
+    /// A truncation to a write that was never there.
     #[error("slot {slot}: a truncation to version {to}, which the slot does not have; it ends at {version}")]
-    BadTruncation { slot: Slot, to: Version, version: Version },
+    BadTruncation {
+        /// The slot.
+        slot: Slot,
+        /// What it would have been truncated to.
+        to: Version,
+        /// The slot's last version.
+        version: Version,
+    },
+    /// A write that is never taken back, and was never there.
     #[error("slot {slot}: nothing up to version {to} is taken back, it says, and the slot ends at {version}")]
-    BadStable { slot: Slot, to: Version, version: Version },
+    BadStable {
+        /// The slot.
+        slot: Slot,
+        /// Up to where nothing would be.
+        to: Version,
+        /// The slot's last version.
+        version: Version,
+    },
+    /// A truncation that the slot cannot take.
     #[error(transparent)]
     Truncation(SlotError),
+    /// A payload where none belongs.
     #[error("slot {slot}: a frame of kind {kind} carries {bytes} bytes")]
-    NotEmpty { slot: Slot, kind: u8, bytes: usize },
+    NotEmpty {
+        /// The slot.
+        slot: Slot,
+        /// The frame's kind.
+        kind: u8,
+        /// What it carries.
+        bytes: usize,
+    },
+    /// The engine's memory bound is reached.
     #[error(
         "slot {slot}: {source}; the data needs more memory than the engine may use: raise memory_bytes_max"
     )]
-    OutOfMemory { slot: Slot, source: OutOfMemory },
+    OutOfMemory {
+        /// The slot.
+        slot: Slot,
+        /// How much is in use.
+        source: OutOfMemory,
+    },
 }
 
 /// Boots with the same number of cores, one after the other.

@@ -196,7 +196,7 @@ pub enum RecoverError {
         file: PathBuf,
         /// Byte offset of the batch that holds the frame.
         offset: u64,
-        /// What the visitor said.
+        /// What the visitor said. Of an engine's own logs: a [`ReplayError`](crate::ReplayError).
         source: VisitError,
     },
     /// The log's name cannot be part of a file name.

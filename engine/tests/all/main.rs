@@ -1,15 +1,21 @@
 //! The engine's tests from outside, in one program.
 
+mod batch;
+mod clear;
+mod clear_model;
 mod clocks;
 mod common;
 mod compaction;
+mod errors;
 mod expiry;
 mod expiry_model;
 mod kept;
 mod lives;
+mod modify;
 mod operations;
 mod ownership;
 mod recovery;
+mod stats;
 mod streams;
 mod truncation;
 mod truncation_model;
