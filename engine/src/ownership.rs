@@ -145,7 +145,8 @@ impl Engine {
     /// history are as if those had never come, and what they superseded is live again. Streams that have read them here end,
     /// as with the generation.
     ///
-    /// `to` need not be a version that the slot has: what is left ends at the last one up to it. Costs time by all records
+    /// `to` need not be a version that the slot has: what is left ends at the last one up to it. It must not lie within a
+    /// batch, where no slot's history ends: that would be taken apart. Costs time by all records
     /// that were ever written to the slot, under its lock.
     pub fn truncate(&self, slot: Slot, generation: Generation, to: Version) -> Result<Truncated, SlotError> {
         let frames =

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{FIRST, builder, clustered, copy_slot, import, key, own, slot_of, standalone, version};
+use lockgate_engine::log::{FrameHeader, FrameKind, RecoverError};
 use lockgate_engine::record::{NewRecord, encode};
 use lockgate_engine::{
-    ApplyError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Engine, Gate, Generation, OpError, OpenError,
-    RangeHeader, SlotError, SubscribeError, Term, VALUE_BYTES_MAX, WaitError,
+    ApplyError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Engine, FRAME_DATA, FRAME_OPEN, FRAME_TERM,
+    FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, SlotError,
+    SubscribeError, Term, VALUE_BYTES_MAX, WaitError,
 };
 
 /// An error type whose variants have names.
@@ -42,6 +44,7 @@ named! {
     SubscribeError: NotHere Diverged BelowFloor;
     WaitError: LogFailed OnCoreThread;
     OpenError: Config Runtime Io Reserve Meta Recover Log;
+    ReplayError: UnknownKind NoSuchSlot Range BadTerm BadTruncation Truncation NotEmpty OutOfMemory;
 }
 
 /// Nothing raises a slot's floor yet, so nothing can be below it. Who lets tombstones go provokes it and empties this.
@@ -295,4 +298,37 @@ fn opens() {
     let names = errors.iter().map(|error| -> &str { error.name() });
     let names = names.chain(under_limits.iter().map(String::as_str)).collect();
     assert_names::<OpenError>(names, &[]);
+}
+
+/// What a recovery says after a frame was logged that the engine does not log.
+fn replayed(frame: FrameHeader, payload: &[u8], memory_bytes_max: u64) -> ReplayError {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = standalone(folder.path(), 1);
+    let _ = engine.keyspace(0).set(b"{x}", &[1; 500]).unwrap();
+    let log = engine.log(0);
+    let end = log.append(log.reserve(payload.len()).unwrap(), frame, &[payload]).unwrap();
+    log.wait_synced_blocking(end).unwrap();
+    drop(engine);
+    let refused = builder(folder.path(), 1).memory_bytes_max(memory_bytes_max).open().expect_err("refused");
+    let OpenError::Recover(RecoverError::Visit { source, .. }) = refused else { panic!("{refused}") };
+    *source.downcast().expect("the engine's own words")
+}
+
+#[test]
+fn frames() {
+    let frame =
+        |kind: FrameKind, slot: u16, term, base| FrameHeader { kind, slot, generation: FIRST.0, term, base };
+    let slot = slot_of("x").number();
+    let errors = [
+        (frame(FrameKind(60), slot, 0, 0), &b""[..], u64::MAX),
+        (frame(FRAME_OPEN, 20_000, 0, 0), b"", u64::MAX),
+        (frame(FRAME_DATA, slot, 1, 1), b"not a record", u64::MAX),
+        (frame(FRAME_TERM, slot, 2, 7), b"", u64::MAX),
+        (frame(FRAME_TRUNCATE, slot, 0, 1), b"", u64::MAX),
+        (frame(FRAME_OPEN, slot, 0, 0), b"payload", u64::MAX),
+        (frame(FRAME_OPEN, slot, 0, 0), b"", 64),
+    ]
+    .map(|(frame, payload, memory_bytes_max)| replayed(frame, payload, memory_bytes_max));
+    // Beside memory, which has a name of its own, a truncation is refused only below a floor.
+    assert_all(&errors, &["Truncation"]);
 }

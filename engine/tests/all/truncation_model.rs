@@ -21,6 +21,13 @@ enum Step {
     Delete {
         key: usize,
     },
+    /// So many keys at once.
+    Batch {
+        keys: usize,
+        bytes: usize,
+    },
+    /// All keys go at once.
+    Clear,
     /// Later writes are under a later term.
     Term,
     /// Back to the write at this part (of 255) of the history, or to a version that nothing has.
@@ -39,6 +46,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Step::Put { key, bytes, deadline_ms: deadline.map(|more| FAR_MS + more) }
         }),
         4 => (0usize..12).prop_map(|key| Step::Delete { key }),
+        2 => (1usize..12, 0usize..200).prop_map(|(keys, bytes)| Step::Batch { keys, bytes }),
+        1 => Just(Step::Clear),
         2 => Just(Step::Term),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(part, between)| Step::Truncate { part, between }),
         1 => (1usize..4).prop_map(|cores| Step::Reopen { cores }),
@@ -118,6 +127,19 @@ impl Life<'_> {
                 let _ = self.owned().keyspace(0).delete(&key("x", number)).unwrap();
                 self.wrote();
             }
+            Step::Batch { keys, bytes } => {
+                let value = vec![self.history.len() as u8; bytes];
+                let mut batch = self.owned().batch(slot_of("x"));
+                for number in 0..keys {
+                    batch.set(0, key("x", number), &value);
+                }
+                let _ = batch.commit().unwrap();
+                self.wrote();
+            }
+            Step::Clear => {
+                let _ = self.owned().clear_slot(slot_of("x")).unwrap();
+                self.wrote();
+            }
             Step::Term => {
                 self.term += 1;
                 self.engine().own(self.slot, FIRST, Term(self.term)).unwrap();
@@ -134,11 +156,12 @@ impl Life<'_> {
         self.owned();
         self.engine().follow(self.slot, FIRST).unwrap();
         let chosen = self.history[(self.history.len() - 1) * part / 255].version;
-        let to = if between { Version::new(Term(chosen.term.0 + 1), 1) } else { chosen };
+        let to = if between { Version::new(Term(chosen.term.0 + 1), 0) } else { chosen };
         let stays = self.history.iter().rposition(|seen| seen.version <= to).expect("the first is zero");
-        let dropped_records = (self.history.len() - 1 - stays) as u64;
-        self.history.truncate(stays + 1);
         let version = self.history[stays].version;
+        // Every record has a counter of its own, those of a batch too.
+        let dropped_records = self.history.last().unwrap().version.counter - version.counter;
+        self.history.truncate(stays + 1);
         let truncated = self.engine().truncate(self.slot, FIRST, to).unwrap();
         assert_eq!(truncated, Truncated { version, dropped_records });
     }
