@@ -1,30 +1,13 @@
 //! Memory comes back: from overwrites, deletes and dropped slots, also at the memory bound and while the log is replayed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lockgate_engine::{Engine, Gate, Generation, OpError, Slot, StableWatermarks, Version};
 
-use crate::common::{FIRST, builder, clustered, own, slot_of, version};
-
-/// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::common::{FIRST, builder, clustered, own, slot_of, version, wait_until};
 
 fn key(number: usize) -> Vec<u8> {
     format!("key {number}").into_bytes()
-}
-
-/// Waits until the engine's cores have done what makes this true.
-fn wait_until(engine: &Engine, what: &'static str, is_so: impl Fn(&Engine) -> bool + Send + 'static) {
-    let engine_there = engine.clone();
-    engine.runtime().block_on(0, move || async move {
-        let waited = lockgate_runtime::timeout(PATIENCE, async {
-            while !is_so(&engine_there) {
-                lockgate_runtime::yield_now().await;
-            }
-        });
-        assert!(waited.await.is_ok(), "never: {what}");
-    });
 }
 
 fn put(engine: &Engine, key: &[u8], value: &[u8]) {

@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::common::{FIRST, builder, clustered, copy_slot, import, key, own, slot_of, standalone, version};
 use lockgate_engine::log::{FrameHeader, FrameKind, RecoverError};
 use lockgate_engine::record::{NewRecord, encode};
 use lockgate_engine::{
-    ApplyError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Engine, FRAME_DATA, FRAME_OPEN, FRAME_TERM,
-    FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, SlotError,
-    SubscribeError, Term, VALUE_BYTES_MAX, WaitError,
+    ApplyError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Engine, FRAME_DATA, FRAME_OPEN, FRAME_STABLE,
+    FRAME_TERM, FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, Slot,
+    SlotError, StableWatermarks, SubscribeError, Term, VALUE_BYTES_MAX, Version, WaitError,
 };
 
 /// An error type whose variants have names.
@@ -44,11 +45,8 @@ named! {
     SubscribeError: NotHere Diverged BelowFloor;
     WaitError: LogFailed OnCoreThread;
     OpenError: Config Runtime Io Reserve Meta Recover Log;
-    ReplayError: UnknownKind NoSuchSlot Range BadTerm BadTruncation Truncation NotEmpty OutOfMemory;
+    ReplayError: UnknownKind NoSuchSlot Range BadTerm BadTruncation BadStable Truncation NotEmpty OutOfMemory;
 }
-
-/// Nothing raises a slot's floor yet, so nothing can be below it. Who lets tombstones go provokes it and empties this.
-const NEEDS_A_FLOOR: &[&str] = &["BelowFloor"];
 
 /// All variants but `not_yet` were provoked, and those were not; each says something.
 fn assert_all<E: Named>(provoked: &[E], not_yet: &[&str]) {
@@ -174,7 +172,36 @@ fn gates() {
     full.follow(slot, FIRST).unwrap();
     // Part of a segment stays, so it is copied.
     errors.push(full.truncate(slot, FIRST, version(1, 1)).unwrap_err());
-    assert_all(&errors, NEEDS_A_FLOOR);
+    let folder = tempfile::tempdir().unwrap();
+    let (compacted, slot) = with_a_floor(folder.path());
+    compacted.follow(slot, FIRST).unwrap();
+    errors.push(compacted.truncate(slot, FIRST, version(1, 1)).unwrap_err());
+    assert_all(&errors, &[]);
+}
+
+/// Nothing is ever taken back.
+struct Never;
+
+impl StableWatermarks for Never {
+    fn stable(&self, _: Slot, _: Generation) -> Option<Version> {
+        Some(version(u64::MAX, u64::MAX))
+    }
+}
+
+/// An engine that has discarded a tombstone of this slot.
+fn with_a_floor(path: &Path) -> (Engine, Slot) {
+    let engine = clustered(path, 1);
+    let slot = slot_of("x");
+    own(&engine, slot, FIRST, 1);
+    let keys = engine.keyspace(0);
+    let _ = keys.set(&key("x", 0), b"v").unwrap();
+    let _ = keys.delete(&key("x", 0)).unwrap();
+    for _ in 0..20 {
+        let _ = keys.set(&key("x", 1), &[1; 100]).unwrap();
+    }
+    engine.set_stable_watermarks(Arc::new(Never));
+    crate::common::wait_until(&engine, "a compaction", |engine| engine.compaction_stats().steps > 0);
+    (engine, slot)
 }
 
 fn encoded(name: &[u8], deltas: &[u32]) -> Vec<u8> {
@@ -226,11 +253,14 @@ fn subscriptions() {
     copy_slot(&source, &other, slot, FIRST, FIRST);
     let (ours, theirs) = (source.stream(), other.stream());
     assert!(theirs.subscribe(slot, FIRST, version(1, 1)).is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let (compacted, _) = with_a_floor(folder.path());
     let errors = [
         theirs.subscribe(slot_of("y"), FIRST, version(0, 0)).unwrap_err(),
         ours.subscribe(slot, FIRST, version(7, 9)).unwrap_err(),
+        compacted.stream().subscribe(slot, FIRST, version(1, 1)).unwrap_err(),
     ];
-    assert_all(&errors, NEEDS_A_FLOOR);
+    assert_all(&errors, &[]);
     assert_eq!(other.slot_status(slot).gate, Gate::Importing);
 }
 
@@ -300,14 +330,18 @@ fn opens() {
     assert_names::<OpenError>(names, &[]);
 }
 
-/// What a recovery says after a frame was logged that the engine does not log.
-fn replayed(frame: FrameHeader, payload: &[u8], memory_bytes_max: u64) -> ReplayError {
+/// What a recovery says after frames were logged that the engine does not log.
+fn replayed(frames: &[FrameHeader], payload: &[u8], memory_bytes_max: u64) -> ReplayError {
     let folder = tempfile::tempdir().unwrap();
     let engine = standalone(folder.path(), 1);
-    let _ = engine.keyspace(0).set(b"{x}", &[1; 500]).unwrap();
+    for _ in 0..3 {
+        let _ = engine.keyspace(0).set(b"{x}", &[1; 500]).unwrap();
+    }
     let log = engine.log(0);
-    let end = log.append(log.reserve(payload.len()).unwrap(), frame, &[payload]).unwrap();
-    log.wait_synced_blocking(end).unwrap();
+    for frame in frames {
+        let end = log.append(log.reserve(payload.len()).unwrap(), *frame, &[payload]).unwrap();
+        log.wait_synced_blocking(end).unwrap();
+    }
     drop(engine);
     let refused = builder(folder.path(), 1).memory_bytes_max(memory_bytes_max).open().expect_err("refused");
     let OpenError::Recover(RecoverError::Visit { source, .. }) = refused else { panic!("{refused}") };
@@ -325,10 +359,13 @@ fn frames() {
         (frame(FRAME_DATA, slot, 1, 1), b"not a record", u64::MAX),
         (frame(FRAME_TERM, slot, 2, 7), b"", u64::MAX),
         (frame(FRAME_TRUNCATE, slot, 0, 1), b"", u64::MAX),
+        (frame(FRAME_STABLE, slot, 1, 99), b"", u64::MAX),
         (frame(FRAME_OPEN, slot, 0, 0), b"payload", u64::MAX),
         (frame(FRAME_OPEN, slot, 0, 0), b"", 64),
     ]
-    .map(|(frame, payload, memory_bytes_max)| replayed(frame, payload, memory_bytes_max));
-    // Beside memory, which has a name of its own, a truncation is refused only below a floor.
-    assert_all(&errors, &["Truncation"]);
+    .map(|(frame, payload, memory_bytes_max)| replayed(&[frame], payload, memory_bytes_max));
+    // What was superseded is discarded; then it would have to be live again.
+    let discarded = [frame(FRAME_STABLE, slot, 1, 3), frame(FRAME_TRUNCATE, slot, 1, 1)];
+    let errors: Vec<_> = errors.into_iter().chain([replayed(&discarded, b"", u64::MAX)]).collect();
+    assert_all(&errors, &[]);
 }

@@ -1,6 +1,7 @@
 //! What the engine's tests share.
 
 use std::path::Path;
+use std::time::Duration;
 
 use lockgate_engine::{
     Engine, EngineBuilder, Gate, Generation, RangeHeader, Slot, SlotStream, Term, Version,
@@ -92,4 +93,20 @@ pub fn slot_of(tag: &str) -> Slot {
 
 pub fn version(term: u64, counter: u64) -> Version {
     Version::new(Term(term), counter)
+}
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until the engine's cores have done what makes this true.
+pub fn wait_until(engine: &Engine, what: &'static str, is_so: impl Fn(&Engine) -> bool + Send + 'static) {
+    let engine_there = engine.clone();
+    engine.runtime().block_on(0, move || async move {
+        let waited = lockgate_runtime::timeout(PATIENCE, async {
+            while !is_so(&engine_there) {
+                lockgate_runtime::yield_now().await;
+            }
+        });
+        assert!(waited.await.is_ok(), "never: {what}");
+    });
 }
