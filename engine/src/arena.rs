@@ -48,7 +48,7 @@ const _: () = assert!(LINE_BYTES.is_multiple_of(RECORD_ALIGN_BYTES) && PAGE_BYTE
 pub struct OutOfMemory {
     /// What could not be had.
     pub needed_bytes: u64,
-    /// What segments hold.
+    /// What segments and indexes take.
     pub used_bytes: u64,
     /// The bound.
     pub max_bytes: u64,
@@ -91,6 +91,10 @@ impl MemoryBudget {
         }
         self.credit(bytes);
         Err(self.refusal(bytes))
+    }
+
+    pub(crate) fn charge_beyond(&self, bytes: u64) {
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn credit(&self, bytes: u64) {
@@ -137,7 +141,7 @@ impl Arena {
     /// As [`Arena::allocate`], also beyond the bound: for a compaction, which frees more than that right afterwards (each core
     /// has at most one such block at a time), and for tombstones.
     pub(crate) fn allocate_beyond(self: &Arc<Self>, bytes: usize) -> Result<Block, OutOfMemory> {
-        self.budget.used_bytes.fetch_add(rounded(bytes) as u64, Ordering::Relaxed);
+        self.budget.charge_beyond(rounded(bytes) as u64);
         self.take(rounded(bytes))
     }
 
@@ -156,10 +160,14 @@ impl Arena {
         Ok(Block { arena: self.clone(), line, lines: AtomicU32::new(lines as u32) })
     }
 
+    /// Where it begins, for whoever keeps the arena too.
+    pub(crate) fn base(&self) -> ArenaBase {
+        ArenaBase(self.base)
+    }
+
     /// The address of an offset in units of 4 bytes. Computing it is safe; using it follows the access rule.
     pub(crate) fn address(&self, offset: u32) -> NonNull<u8> {
-        // SAFETY: every u32 offset lies within the mapping (asserted at the top), and the mapping is one allocation.
-        unsafe { self.base.add(offset as usize * RECORD_ALIGN_BYTES) }
+        self.base().address(offset)
     }
 
     fn give(&self, line: u32, lines: u32) {
@@ -196,6 +204,54 @@ impl Drop for Arena {
 fn rounded(bytes: usize) -> usize {
     assert!(bytes > 0 && bytes < u32::MAX as usize - LINE_BYTES, "block sizes are the caller's to bound");
     bytes.next_multiple_of(LINE_BYTES)
+}
+
+/// The first address of an arena, to be kept together with the arena itself: it saves a look into it.
+#[derive(Clone, Copy)]
+pub(crate) struct ArenaBase(NonNull<u8>);
+
+// SAFETY: it is a number. What it may be used for is the arena's and `segment.rs`'s rule, whatever the thread.
+unsafe impl Send for ArenaBase {}
+// SAFETY: as above.
+unsafe impl Sync for ArenaBase {}
+
+impl ArenaBase {
+    /// As [`Arena::address`].
+    #[inline]
+    pub(crate) fn address(self, offset: u32) -> NonNull<u8> {
+        // SAFETY: whoever has it keeps the arena; every u32 offset lies within the mapping (asserted at the top), and the
+        // mapping is one allocation.
+        unsafe { self.0.add(offset as usize * RECORD_ALIGN_BYTES) }
+    }
+
+    /// Has the processor fetch a short record's lines.
+    pub(crate) fn prefetch(self, offset: u32) {
+        let first = self.address(offset).as_ptr();
+        for line in 0..PREFETCH_LINES {
+            prefetch_address(first.wrapping_add(line * LINE_BYTES));
+        }
+    }
+}
+
+/// A record of this many lines is fetched whole.
+const PREFETCH_LINES: usize = 3;
+
+/// Has the processor fetch what begins here, and does not wait for it.
+#[inline]
+pub(crate) fn prefetch<T>(of: &T) {
+    prefetch_address(std::ptr::from_ref(of).cast());
+}
+
+#[inline]
+fn prefetch_address(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint: it reads nothing that the program can see, and is ignored for an address that is not mapped.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// A piece of an arena, given back when dropped.

@@ -12,6 +12,7 @@ use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::{Arena, MemoryBudget};
+use crate::cell::SlotCell;
 use crate::compactor::{Compactor, Home, Stability};
 use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
@@ -92,7 +93,7 @@ impl EngineBuilder {
         self
     }
 
-    /// How much memory segments may take, over all cores, before writes are refused with `OutOfMemory`.
+    /// How much memory segments and indexes may take, over all cores, before writes are refused with `OutOfMemory`.
     pub fn memory_bytes_max(mut self, bytes: u64) -> Self {
         self.memory_bytes_max = bytes;
         self
@@ -172,6 +173,7 @@ impl EngineBuilder {
             boot,
             path: self.path,
             clustered: self.clustered,
+            hasher,
             slots,
             gate_changes,
             sweepers,
@@ -189,7 +191,7 @@ impl EngineBuilder {
         hasher: &KeyHasher,
         gate_changes: &Arc<AtomicU64>,
         (sweepers, compactors): (&[Arc<Sweeper>], &[Arc<Compactor>]),
-    ) -> Result<Arc<[Mutex<SlotState>]>, OpenError> {
+    ) -> Result<Arc<[SlotCell]>, OpenError> {
         let mut arenas = Vec::with_capacity(self.cores);
         for core in 0..self.cores {
             let arena =
@@ -200,7 +202,7 @@ impl EngineBuilder {
             let core = slot.index() % self.cores;
             let store = Store::new(arenas[core].clone(), hasher.clone());
             let (sweeper, compactor) = (sweepers[core].clone(), compactors[core].clone());
-            Mutex::new(SlotState::new(slot, store, gate_changes.clone(), sweeper, compactor))
+            SlotCell::new(SlotState::new(slot, store, gate_changes.clone(), sweeper, compactor))
         };
         Ok(Slot::all().map(state).collect())
     }

@@ -3,14 +3,15 @@
 //! Invariants: along a chain counters strictly increase; only its last segment has a writer; the sums over its segments
 //! (memory, records, what of them is superseded, tombstones) are exact.
 
+use std::mem::offset_of;
 use std::ops::Range;
 
 use lockgate_runtime::sync::Arc;
 
-use crate::arena::{Arena, Block, LINE_BYTES, OutOfMemory};
+use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory};
 use crate::record::{Kind, Record};
 use crate::segment::{EXTENT_BYTES_MAX, PinnedRange, RecordOffset, Segment, Writer, record_at};
-use crate::types::{RangeHeader, Version};
+use crate::types::{RangeHeader, Term, Version};
 
 /// A new segment has this part of what its chain already holds...
 const GROWTH_DIVISOR: u64 = 16;
@@ -51,8 +52,17 @@ impl Place {
     }
 }
 
+/// No segment's range header.
+const MIXED: RangeHeader = RangeHeader { term: Term(u64::MAX), base: u64::MAX };
+
 /// A slot's segments, and their only writer.
+///
+/// What a lookup needs comes first: see `cell.rs`.
+#[repr(C)]
 pub(crate) struct Chain {
+    base: ArenaBase,
+    /// The range header of every segment, if they have the same one; [`MIXED`] otherwise.
+    common: RangeHeader,
     arena: Arc<Arena>,
     links: Vec<Link>,
     /// Where in `links` each range header begins; usually one entry.
@@ -67,9 +77,14 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// What a lookup needs: the first bytes of a chain.
+    pub(crate) const LOOKUP_BYTES: usize = offset_of!(Chain, arena);
+
     /// An empty chain that takes its memory from `arena`.
     pub(crate) fn new(arena: Arc<Arena>) -> Chain {
         Chain {
+            base: arena.base(),
+            common: MIXED,
             arena,
             links: Vec::new(),
             ranges: Vec::new(),
@@ -187,6 +202,7 @@ impl Chain {
     fn push(&mut self, link: Link) {
         if self.last_range() != Some(link.segment.range()) {
             self.ranges.push((link.segment.range(), self.links.len()));
+            self.note_ranges();
         }
         let id = self.name();
         self.links.push(Link { id, ..link });
@@ -265,7 +281,16 @@ impl Chain {
                 self.ranges.push((link.segment.range(), at));
             }
         }
+        self.note_ranges();
         Ok((copy, old))
+    }
+
+    /// To be called when `ranges` has changed.
+    fn note_ranges(&mut self) {
+        self.common = match self.ranges.as_slice() {
+            [(range, _)] => *range,
+            _ => MIXED,
+        };
     }
 
     /// Whether only this chain holds a segment, so that dropping it frees it.
@@ -312,9 +337,15 @@ impl Chain {
         (0..self.links.len()).map(|link| self.places_in(link).len() as u64).sum()
     }
 
+    /// Has the processor fetch the first lines of the record at an offset that this chain gave out.
+    pub(crate) fn prefetch(&self, offset: RecordOffset) {
+        self.base.prefetch(offset.get());
+    }
+
     /// The record at an offset that this chain gave out, and has not moved since.
+    #[inline]
     pub(crate) fn record_at(&self, offset: RecordOffset) -> Record<'_> {
-        record_at(&self.arena, offset)
+        record_at(&self.base, offset)
     }
 
     /// Each record of published `bytes`, the first of which is at `first`, with its place.
@@ -332,13 +363,11 @@ impl Chain {
 
     /// What the record at this offset counts its version from.
     pub(crate) fn range_of(&self, offset: RecordOffset) -> RangeHeader {
-        match self.ranges.as_slice() {
-            [(range, _)] => *range,
-            _ => self.links[self.link_of(offset)].segment.range(),
-        }
+        if self.common != MIXED { self.common } else { self.links[self.link_of(offset)].segment.range() }
     }
 
     /// The version of the record at this offset.
+    #[inline]
     pub(crate) fn version_at(&self, offset: RecordOffset) -> Version {
         let range = self.range_of(offset);
         Version::new(range.term, range.base + u64::from(self.record_at(offset).delta))
@@ -424,7 +453,6 @@ mod tests {
     use super::*;
     use crate::arena::MemoryBudget;
     use crate::record::{NewRecord, encode};
-    use crate::types::Term;
 
     fn chain(max_bytes: u64) -> (Chain, Arc<MemoryBudget>) {
         let budget = Arc::new(MemoryBudget::new(max_bytes));

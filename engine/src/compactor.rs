@@ -17,10 +17,10 @@ use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 
 use crate::arena::MemoryBudget;
+use crate::cell::SlotCell;
 use crate::compaction::{Compacted, Step};
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::log::Log;
-use crate::slot::SlotState;
 use crate::stats::CompactionStats;
 use crate::types::{Generation, Slot, Version};
 
@@ -88,7 +88,7 @@ impl Counters {
 
 /// What one core's compactor works on.
 pub(crate) struct Home {
-    pub(crate) slots: Arc<[Mutex<SlotState>]>,
+    pub(crate) slots: Arc<[SlotCell]>,
     pub(crate) core: usize,
     pub(crate) cores: usize,
     pub(crate) log: Log,

@@ -12,8 +12,10 @@ use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::MemoryBudget;
 use crate::builder::EngineBuilder;
+use crate::cell::SlotCell;
 use crate::compactor::{Compactor, Stability, StableWatermarks};
 use crate::error::OpError;
+use crate::index::KeyHasher;
 use crate::keyspace::Keyspace;
 use crate::log::{Log, LogFailed, LogPosition};
 use crate::meta::{Directory, MetaError};
@@ -37,7 +39,9 @@ pub(crate) struct Inner {
     pub(crate) boot: Boot,
     pub(crate) path: PathBuf,
     pub(crate) clustered: bool,
-    pub(crate) slots: Arc<[Mutex<SlotState>]>,
+    /// Every slot's index has its hashes.
+    pub(crate) hasher: KeyHasher,
+    pub(crate) slots: Arc<[SlotCell]>,
     /// One per core.
     pub(crate) sweepers: Vec<Arc<Sweeper>>,
     /// One per core.
@@ -90,7 +94,7 @@ impl Engine {
 
     /// The keys of one name space.
     pub fn keyspace(&self, number: u8) -> Keyspace {
-        Keyspace::new(self.clone(), number)
+        Keyspace::new(self.clone(), self.inner.hasher.clone(), number)
     }
 
     /// How many cores it uses: each has a log. The runtime may have more.
@@ -118,7 +122,7 @@ impl Engine {
         SlotStream::new(self.clone())
     }
 
-    pub(crate) fn slot(&self, slot: Slot) -> &Mutex<SlotState> {
+    pub(crate) fn slot(&self, slot: Slot) -> &SlotCell {
         &self.inner.slots[slot.index()]
     }
 
@@ -131,7 +135,7 @@ impl Engine {
         &self.inner.logs[self.home_core(slot)]
     }
 
-    /// Sets the bound on the memory of segments, in bytes. What is in use stays: when it is more, writes are refused until
+    /// Sets the bound on the memory of segments and indexes, in bytes. What is in use stays: when it is more, writes are refused until
     /// enough was deleted, and garbage is given back sooner.
     pub fn set_memory_bytes_max(&self, bytes: u64) {
         self.inner.budget.set_max_bytes(bytes);

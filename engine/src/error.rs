@@ -70,6 +70,14 @@ pub enum OpError {
         /// What was to be added.
         by: i64,
     },
+    /// A scan's cursor comes from another start of the engine: its order is gone.
+    #[error(
+        "slot {slot}: the scan's cursor is of another engine, or of an earlier start of it: begin the scan anew"
+    )]
+    ForeignCursor {
+        /// The slot that was to be scanned.
+        slot: Slot,
+    },
     /// The log has failed for good, or is closed.
     #[error(transparent)]
     LogFailed(#[from] LogFailed),

@@ -72,6 +72,16 @@ impl SlotState {
         self.time.clock_ms = self.time.clock_ms.max(floor_ms);
     }
 
+    /// Looks a key up, whose hash is given, and changes nothing. `None`: it has a deadline, [`meet`](SlotState::meet) it.
+    #[inline]
+    pub(crate) fn glance(&self, keyspace: u8, key: &[u8], hash: u64) -> Option<Met> {
+        let place = self.store.find_hashed(hash, keyspace, key);
+        match place {
+            Some(place) if self.store.record_at(place).deadline_ms.is_some() => None,
+            place => Some(Met { place, version: self.version(), position: self.position() }),
+        }
+    }
+
     /// Looks a key up. One that is due is deleted first. A key without a deadline costs one look at its flag.
     pub(crate) fn meet(
         &mut self,
@@ -179,7 +189,13 @@ impl SlotState {
     }
 
     /// Deletes a key that is due. Nothing may be logged in a slot that is not owned.
-    fn end_key(&mut self, keyspace: u8, key: &[u8], log: &Log, wakes: &mut Wakes) -> Result<(), OpError> {
+    pub(crate) fn end_key(
+        &mut self,
+        keyspace: u8,
+        key: &[u8],
+        log: &Log,
+        wakes: &mut Wakes,
+    ) -> Result<(), OpError> {
         let slot = self.slot();
         if !self.ends_keys() {
             return Err(OpError::Frozen { slot });

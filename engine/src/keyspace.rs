@@ -13,6 +13,7 @@ use std::ops::Deref;
 use crate::engine::Engine;
 use crate::error::OpError;
 use crate::expiry::Met;
+use crate::index::KeyHasher;
 use crate::log::LogPosition;
 use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
 use crate::record::{NewRecord, Record, encoded_bytes};
@@ -25,7 +26,8 @@ use crate::value::{Followed, Read, Receipt, Update, Value};
 /// One of the 256 name spaces of keys. Every slot carries all of them.
 #[derive(Clone)]
 pub struct Keyspace {
-    engine: Engine,
+    pub(crate) engine: Engine,
+    hasher: KeyHasher,
     number: u8,
 }
 
@@ -36,8 +38,8 @@ impl std::fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(crate) fn new(engine: Engine, number: u8) -> Keyspace {
-        Keyspace { engine, number }
+    pub(crate) fn new(engine: Engine, hasher: KeyHasher, number: u8) -> Keyspace {
+        Keyspace { engine, hasher, number }
     }
 
     /// Its number.
@@ -48,6 +50,21 @@ impl Keyspace {
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, OpError> {
         self.readable(key, |held, met| met.place.map(|place| Value::of(&held.store, place)))
+    }
+
+    /// What `see` makes of the value of a key, if it is there, and of its version; of the slot's last version if it is not.
+    /// Nothing is copied.
+    ///
+    /// `see` runs under the slot's lock: it must be short, and must not call the engine.
+    pub fn get_with<T>(
+        &self,
+        key: &[u8],
+        see: impl FnOnce(Option<&[u8]>, Version) -> T,
+    ) -> Result<T, OpError> {
+        self.readable(key, |held, met| match met.place {
+            Some(place) => see(Some(held.store.record_at(place).value), held.store.chain().version_at(place)),
+            None => see(None, met.version),
+        })
     }
 
     /// Whether a key is there.
@@ -107,29 +124,6 @@ impl Keyspace {
             deadline_ms: place.and_then(|place| held.store.record_at(place).deadline_ms),
             value,
         })
-    }
-
-    /// The values of many keys, in their order. Each slot's lock is taken once, one at a time: keys of different slots
-    /// are not read at one instant.
-    pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Value>>, OpError> {
-        let mut order = Vec::with_capacity(keys.len());
-        for (at, key) in keys.iter().enumerate() {
-            check_key(key)?;
-            order.push((Slot::of_key(key), at));
-        }
-        order.sort_unstable();
-        let mut values = vec![None; keys.len()];
-        for of_slot in order.chunk_by(|a, b| a.0 == b.0) {
-            self.locked(of_slot[0].0, |held, wakes| {
-                held.check_readable()?;
-                for (_, at) in of_slot {
-                    let met = self.meet(held, keys[*at], wakes)?;
-                    values[*at] = met.place.map(|place| Value::of(&held.store, place));
-                }
-                Ok(())
-            })?;
-        }
-        Ok(values)
     }
 
     /// Gives a key a value, and no deadline. On return it is in memory and appended to the log, not yet on the disk: see
@@ -260,7 +254,7 @@ impl Keyspace {
     }
 
     /// Does something under a slot's lock, and wakes whom it concerns once the lock is released, also if it failed.
-    fn locked<T>(
+    pub(crate) fn locked<T>(
         &self,
         slot: Slot,
         act: impl FnOnce(&mut SlotState, &mut Wakes) -> Result<T, OpError>,
@@ -268,18 +262,30 @@ impl Keyspace {
         self.engine.locked(slot, act)
     }
 
-    fn meet(&self, held: &mut SlotState, key: &[u8], wakes: &mut Wakes) -> Result<Met, OpError> {
+    pub(crate) fn meet(&self, held: &mut SlotState, key: &[u8], wakes: &mut Wakes) -> Result<Met, OpError> {
         let log = self.engine.home_log(held.slot());
         held.meet(self.number, key, || self.engine.unix_ms(), log, wakes)
     }
 
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash(self.number, key)
+    }
+
+    #[inline]
     fn readable<T>(&self, key: &[u8], see: impl FnOnce(&mut SlotState, Met) -> T) -> Result<T, OpError> {
         check_key(key)?;
-        self.locked(Slot::of_key(key), |held, wakes| {
-            held.check_readable()?;
-            let met = self.meet(held, key, wakes)?;
-            Ok(see(held, met))
-        })
+        let (slot, hash) = (Slot::of_key(key), self.hash(key));
+        let mut held = self.engine.slot(slot).lock();
+        held.check_readable()?;
+        if let Some(met) = held.glance(self.number, key, hash) {
+            return Ok(see(&mut held, met));
+        }
+        let mut wakes = Wakes::default();
+        let met = self.meet(&mut held, key, &mut wakes);
+        let seen = met.map(|met| see(&mut held, met));
+        drop(held);
+        wakes.wake();
+        seen
     }
 
     /// Looks a key up and changes it, in one step. `decide` is given the live record, if there is one, and the deadline
@@ -332,7 +338,7 @@ impl Keyspace {
         Read { value, slot: held.slot(), version, position: self.ticket(held.slot(), met.position) }
     }
 
-    fn ticket(&self, slot: Slot, position: LogPosition) -> LogTicket {
+    pub(crate) fn ticket(&self, slot: Slot, position: LogPosition) -> LogTicket {
         LogTicket { core: self.engine.home_core(slot) as u32, position }
     }
 

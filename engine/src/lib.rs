@@ -30,9 +30,10 @@
 //! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`,
-//! `chain` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards);
-//! `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and `sweeper` (how keys end); `dirty` and `stream` (reading slots while they
-//! are written); `options`, `keyspace`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
+//! `chain`, `charge` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards),
+//! `cell` (the lock); `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and
+//! `sweeper` (how keys end); `dirty` and `stream` (reading slots while they are written); `options`, `keyspace`, `many`,
+//! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
 //! `engine`.
 //!
 //! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
@@ -42,7 +43,9 @@ mod apply;
 mod arena;
 mod batch;
 mod builder;
+mod cell;
 mod chain;
+mod charge;
 mod clear;
 mod compaction;
 #[cfg(test)]
@@ -60,12 +63,14 @@ mod index;
 mod kept;
 mod keyspace;
 pub mod log;
+mod many;
 pub mod meta;
 mod modify;
 mod options;
 mod ownership;
 pub mod record;
 mod recovery;
+mod scan;
 mod segment;
 mod slot;
 mod stats;
@@ -90,6 +95,7 @@ pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
 pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
 pub use recovery::ReplayError;
+pub use scan::{ScanCursor, ScanEntry, ScanPage};
 pub use segment::PinnedRange;
 pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
 pub use stats::{CompactionStats, CoreStats, DataStats, EngineStats, KeyspaceStats, SlotStats};

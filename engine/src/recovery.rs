@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 
 use lockgate_runtime::mutation;
 use lockgate_runtime::now_ns;
-use lockgate_runtime::sync::Mutex;
 use thiserror::Error;
 
 use crate::apply::verify_range;
 use crate::arena::OutOfMemory;
 use crate::builder::{CORES_MAX, core_log_name};
+use crate::cell::SlotCell;
 use crate::error::{ApplyError, OpenError, SlotError};
 use crate::log::files::parse_file_name;
 use crate::log::format::FRAME_HEADER_BYTES;
@@ -117,7 +117,7 @@ struct Era {
 /// Replays all core logs of a directory into empty slots, and returns where each log ends.
 pub(crate) async fn recover_all(
     directory: &Directory,
-    slots: &[Mutex<SlotState>],
+    slots: &[SlotCell],
 ) -> Result<BTreeMap<String, Recovered>, OpenError> {
     let dir = directory.log_dir();
     let files = if lockgate_runtime::fs::exists(&dir).await {
@@ -198,7 +198,7 @@ fn eras(cores_by_boot: &BTreeMap<u64, usize>) -> Vec<Era> {
     eras
 }
 
-fn replay(slots: &[Mutex<SlotState>], frame: &FrameHeader, payload: &[u8]) -> Result<(), VisitError> {
+fn replay(slots: &[SlotCell], frame: &FrameHeader, payload: &[u8]) -> Result<(), VisitError> {
     let slot = Slot::new(frame.slot).ok_or(ReplayError::NoSuchSlot(frame.slot))?;
     let mut held = slots[slot.index()].lock();
     Ok(replay_frame(&mut held, frame, payload)?)

@@ -27,7 +27,7 @@ use lockgate_runtime::IoBuf;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU32, Ordering};
 
-use crate::arena::{Arena, Block, LINE_BYTES};
+use crate::arena::{ArenaBase, Block, LINE_BYTES};
 use crate::record::{self, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record};
 use crate::types::{RangeHeader, Version};
 
@@ -41,6 +41,16 @@ const _: () =
 pub(crate) struct RecordOffset(u32);
 
 impl RecordOffset {
+    /// The place with this number, which is never 0.
+    pub(crate) const fn from(number: u32) -> RecordOffset {
+        RecordOffset(number)
+    }
+
+    /// The place's number.
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+
     /// The place of the record `bytes` further on in the same segment.
     pub(crate) fn after(self, bytes: usize) -> RecordOffset {
         debug_assert!(bytes.is_multiple_of(RECORD_ALIGN_BYTES));
@@ -48,9 +58,10 @@ impl RecordOffset {
     }
 }
 
-/// The record at an offset that a store of this arena keeps.
-pub(crate) fn record_at(arena: &Arena, offset: RecordOffset) -> Record<'_> {
-    let start = arena.address(offset.0).as_ptr();
+/// The record at an offset that a store keeps, of the arena that begins here.
+#[inline]
+pub(crate) fn record_at(base: &ArenaBase, offset: RecordOffset) -> Record<'_> {
+    let start = base.address(offset.0).as_ptr();
     // SAFETY: rule 5: a published record begins here, in a segment that is held; it has a whole header.
     let header = unsafe { slice::from_raw_parts(start, RECORD_HEADER_BYTES) };
     let bytes = record::encoded_bytes_of(header);
@@ -143,6 +154,7 @@ impl Segment {
     }
 }
 
+#[inline]
 fn parsed(bytes: &[u8]) -> Record<'_> {
     record::parse(bytes).expect("published bytes are whole records that were encoded here or verified")
 }

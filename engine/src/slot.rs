@@ -9,6 +9,8 @@
 //! - every change of the data is one log frame with the very same bytes, appended under the lock, so that the log has a
 //!   slot's frames in the order of their versions. Lock order: slot, then log. Never two slots.
 
+use std::mem::offset_of;
+
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::{Event, mutation};
@@ -53,9 +55,12 @@ struct Subscribed {
 }
 
 /// What one slot's lock guards.
+///
+/// What a lookup needs comes first: see `cell.rs`.
+#[repr(C)]
 pub(crate) struct SlotState {
-    pub(crate) store: Store,
     gate: Gate,
+    pub(crate) store: Store,
     slot: Slot,
     generation: Generation,
     /// Generations up to this one are over.
@@ -148,6 +153,9 @@ pub(crate) struct Fresh<'a> {
 }
 
 impl SlotState {
+    /// What a lookup needs: the first bytes of a slot's state.
+    pub(crate) const LOOKUP_BYTES: usize = offset_of!(SlotState, store) + Store::LOOKUP_BYTES;
+
     pub(crate) fn new(
         slot: Slot,
         store: Store,
@@ -156,8 +164,8 @@ impl SlotState {
         compactor: Arc<Compactor>,
     ) -> SlotState {
         SlotState {
-            store,
             gate: Gate::Absent,
+            store,
             slot,
             generation: Generation::ZERO,
             ended: Generation::ZERO,

@@ -31,7 +31,7 @@ impl DataStats {
             live_bytes: store.live_bytes(),
             dead_bytes: store.garbage_bytes(),
             segment_bytes: store.chain().segment_bytes(),
-            index_bytes: store.index_bytes() as u64,
+            index_bytes: store.index_bytes(),
         }
     }
 }
@@ -96,7 +96,7 @@ pub struct EngineStats {
     pub segment_bytes: u64,
     /// Memory of the indexes.
     pub index_bytes: u64,
-    /// Memory of all segments, those that only a pin holds included.
+    /// Memory of all segments, those that only a pin holds included, and of the indexes.
     pub memory_used_bytes: u64,
     /// The bound on `memory_used_bytes`.
     pub memory_max_bytes: u64,

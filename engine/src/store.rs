@@ -6,11 +6,14 @@
 //! have one: a key without a deadline costs nothing there.
 
 use std::collections::BTreeSet;
+use std::mem::offset_of;
+use std::ops::ControlFlow;
 
 use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::arena::{Arena, OutOfMemory};
 use crate::chain::Chain;
+use crate::charge::Charge;
 use crate::index::{Index, KeyHasher};
 use crate::log::LogPosition;
 use crate::record::{self, Kind, NewRecord, Record};
@@ -25,10 +28,15 @@ struct Count {
 }
 
 /// A slot's data.
+///
+/// What a lookup needs comes first: see `cell.rs`.
+#[repr(C)]
 pub(crate) struct Store {
-    hasher: KeyHasher,
     index: Index,
     chain: Chain,
+    hasher: KeyHasher,
+    /// For the index.
+    charge: Charge,
     digest: u64,
     live_bytes: u64,
     /// Live keys by keyspace, sorted; no zeros.
@@ -46,12 +54,16 @@ pub(crate) struct Cleared {
 }
 
 impl Store {
+    /// What a lookup needs: the first bytes of a store.
+    pub(crate) const LOOKUP_BYTES: usize = offset_of!(Store, chain) + Chain::LOOKUP_BYTES;
+
     /// Nothing, yet.
     pub(crate) fn new(arena: Arc<Arena>, hasher: KeyHasher) -> Store {
         Store {
-            hasher,
             index: Index::default(),
+            charge: Charge::new(arena.budget()),
             chain: Chain::new(arena),
+            hasher,
             digest: 0,
             live_bytes: 0,
             counts: Vec::new(),
@@ -151,18 +163,35 @@ impl Store {
         self.deadlines.first().copied()
     }
 
-    /// Memory that the index takes.
-    pub(crate) fn index_bytes(&self) -> usize {
-        self.index.bytes()
+    /// Memory that the index takes, or is about to.
+    pub(crate) fn index_bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// The index, to look at.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
     }
 
     /// Where a key's live record is.
     pub(crate) fn find(&self, keyspace: u8, key: &[u8]) -> Option<RecordOffset> {
-        self.index.find(self.hasher.hash(keyspace, key), |place| is_key(&self.chain, place, keyspace, key))
+        self.find_hashed(self.hasher.hash(keyspace, key), keyspace, key)
+    }
+
+    /// As [`find`](Store::find), for a key whose hash is known already.
+    #[inline]
+    pub(crate) fn find_hashed(&self, hash: u64, keyspace: u8, key: &[u8]) -> Option<RecordOffset> {
+        self.index.find(hash, |place| is_key(&self.chain, place, keyspace, key))
+    }
+
+    /// The hash of the key of the record at this place.
+    pub(crate) fn hash_at(&self, place: RecordOffset) -> u64 {
+        hash_at(&self.chain, &self.hasher, place)
     }
 
     /// Makes room for records of `bytes`. Changes nothing on failure.
     pub(crate) fn reserve(&mut self, range: RangeHeader, bytes: usize) -> Result<(), OutOfMemory> {
+        self.charge.raise_to(self.index.bytes() + self.index.growth_bytes())?;
         self.chain.reserve(range, bytes)
     }
 
@@ -176,7 +205,7 @@ impl Store {
         if new.iter().all(|new| new.kind != Kind::Put) {
             return self.chain.reserve_beyond(range, bytes);
         }
-        self.chain.reserve(range, bytes)
+        self.reserve(range, bytes)
     }
 
     /// Encodes a new record into reserved room, lets `log` have its bytes, and takes it in. If `log` fails nothing changes.
@@ -248,21 +277,18 @@ impl Store {
         let hash = hasher.hash(record.keyspace, record.key);
         let same = |other| is_key(chain, other, record.keyspace, record.key);
         let before = match record.kind {
-            Kind::Put => self.index.set(hash, place, same, |other| {
-                let other = chain.record_at(other);
-                hasher.hash(other.keyspace, other.key)
-            }),
-            _ => self.index.remove(hash, same),
+            Kind::Put => self.index.set(hash, place, same, |other| hash_at(chain, hasher, other)),
+            _ => {
+                let removed = self.index.remove(hash, same);
+                if self.index.shrink(|other| hash_at(chain, hasher, other)) {
+                    self.charge.lower_to(self.index.bytes());
+                }
+                removed
+            }
         };
         if let Some(place) = before {
-            self.chain.supersede(place);
-            let old = self.chain.record_at(place);
-            self.digest = self.digest.wrapping_sub(old.digest());
-            self.live_bytes -= old.encoded_bytes() as u64;
-            if let Some(deadline_ms) = old.deadline_ms {
-                self.deadlines.remove(&(deadline_ms, place));
-            }
-            uncount(&mut self.counts, &old);
+            self.forget(place);
+            uncount(&mut self.counts, &self.chain.record_at(place));
         }
         if kind == Kind::Put {
             let record = self.chain.record_at(place);
@@ -275,10 +301,22 @@ impl Store {
         } else {
             self.chain.note_tombstone(place);
         }
+        self.charge.settle(self.index.bytes());
         assert!(
             self.index.len() > 0 || (self.digest == 0 && self.live_bytes == 0 && self.deadlines.is_empty()),
             "an empty slot has sums of zero"
         );
+    }
+
+    /// The value at this place is live no more.
+    fn forget(&mut self, place: RecordOffset) {
+        self.chain.supersede(place);
+        let old = self.chain.record_at(place);
+        self.digest = self.digest.wrapping_sub(old.digest());
+        self.live_bytes -= old.encoded_bytes() as u64;
+        if let Some(deadline_ms) = old.deadline_ms {
+            self.deadlines.remove(&(deadline_ms, place));
+        }
     }
 
     /// Lets all keys of a keyspace go. If no other one has keys here this costs no time by keys: what was in use is set aside
@@ -289,24 +327,26 @@ impl Store {
         if self.counts.is_empty() {
             let (_index, _deadlines) = (std::mem::take(&mut self.index), std::mem::take(&mut self.deadlines));
             self.cleared.push(Cleared { _index, _deadlines });
+            self.charge.lower_to(0);
             self.chain.supersede_all();
             (self.digest, self.live_bytes) = (0, 0);
             return;
         }
-        let Store { index, chain, digest, live_bytes, deadlines, .. } = self;
-        index.retain(|place| {
-            let record = chain.record_at(place);
-            if record.keyspace != keyspace {
-                return true;
+        let mut cleared = Vec::new();
+        let hash_of = |place| hash_at(&self.chain, &self.hasher, place);
+        self.index.scan(0, hash_of, |hash, place| {
+            if self.chain.record_at(place).keyspace == keyspace {
+                cleared.push((hash, place));
             }
-            *digest = digest.wrapping_sub(record.digest());
-            *live_bytes -= record.encoded_bytes() as u64;
-            if let Some(deadline_ms) = record.deadline_ms {
-                deadlines.remove(&(deadline_ms, place));
-            }
-            chain.supersede(place);
-            false
+            ControlFlow::Continue(())
         });
+        for (hash, place) in cleared {
+            let removed = self.index.remove_place(hash, place);
+            assert!(removed, "just seen");
+            self.forget(place);
+        }
+        self.index.shrink(|place| hash_at(&self.chain, &self.hasher, place));
+        self.charge.lower_to(self.index.bytes());
     }
 
     /// What was cleared since the last call.
@@ -320,6 +360,7 @@ impl Store {
     }
 
     /// The live record at a place that [`find`](Store::find) gave.
+    #[inline]
     pub(crate) fn record_at(&self, place: RecordOffset) -> Record<'_> {
         self.chain.record_at(place)
     }
@@ -330,6 +371,12 @@ impl Store {
     }
 }
 
+fn hash_at(chain: &Chain, hasher: &KeyHasher, place: RecordOffset) -> u64 {
+    let record = chain.record_at(place);
+    hasher.hash(record.keyspace, record.key)
+}
+
+#[inline]
 fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool {
     let record = chain.record_at(place);
     record.key == key && record.keyspace == keyspace

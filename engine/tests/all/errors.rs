@@ -11,8 +11,8 @@ use lockgate_engine::log::{FrameHeader, FrameKind, RecoverError};
 use lockgate_engine::record::{NewRecord, encode};
 use lockgate_engine::{
     ApplyError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Engine, FRAME_DATA, FRAME_OPEN, FRAME_STABLE,
-    FRAME_TERM, FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, Slot,
-    SlotError, StableWatermarks, SubscribeError, Term, VALUE_BYTES_MAX, Version, WaitError,
+    FRAME_TERM, FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, ScanCursor,
+    Slot, SlotError, StableWatermarks, SubscribeError, Term, VALUE_BYTES_MAX, Version, WaitError,
 };
 
 /// An error type whose variants have names.
@@ -38,7 +38,7 @@ macro_rules! named {
 }
 
 named! {
-    OpError: Frozen NotOwned LogBehind OutOfMemory KeyTooLong ValueTooLong NotAnInteger Overflow LogFailed;
+    OpError: Frozen NotOwned LogBehind OutOfMemory KeyTooLong ValueTooLong NotAnInteger Overflow ForeignCursor LogFailed;
     BatchError: ForeignKey TooManyRecords TooLong Op;
     SlotError: Stale NotOpen WrongGate TermTooLow BelowFloor OutOfMemory Log;
     ApplyError: NotTaking Record ForeignKey OutOfOrder BadBase BadLength TermTooLow Diverged OutOfMemory Log;
@@ -117,6 +117,7 @@ fn operations() {
     errors.push(keys.increment(b"{x}", 1).unwrap_err());
     let _ = keys.set(b"{x}", b"one").unwrap();
     errors.push(keys.increment(b"{x}", 1).unwrap_err());
+    errors.push(keys.scan(slot_of("x"), ScanCursor::from_u64(1), 1).unwrap_err());
     engine.freeze(slot_of("x"), FIRST).unwrap();
     errors.push(keys.set(b"{x}", b"v").unwrap_err());
     full_log!(behind, _folder);
