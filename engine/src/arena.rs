@@ -127,6 +127,7 @@ impl Arena {
         // SAFETY: a new anonymous mapping at an address of the kernel's choice; it replaces nothing.
         let base =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), ARENA_BYTES, protection, flags) }?;
+        want_huge_pages(base.expose_provenance(), ARENA_BYTES);
         let base = NonNull::new(base.cast()).expect("mmap never returns null on success");
         // Line 0 stays unused, so that offset 0 is never a record's.
         Ok(Arena { base, budget, free: Mutex::new(FreeList::new(1..ARENA_LINES)) })
@@ -252,6 +253,20 @@ fn prefetch_address(address: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+/// Asks the system for huge pages under a large allocation: lookups then wait less for translations of addresses. What is
+/// backed already is replaced some time later.
+pub(crate) fn want_huge_pages(start: usize, bytes: usize) {
+    let (first, end) = (start.next_multiple_of(PAGE_BYTES), (start + bytes) / PAGE_BYTES * PAGE_BYTES);
+    if first >= end {
+        return;
+    }
+    let pages = std::ptr::with_exposed_provenance_mut(first);
+    // SAFETY: a hint about how pages are backed: it changes no byte, whoever's they are.
+    if let Err(error) = unsafe { rustix::mm::madvise(pages, end - first, Advice::LinuxHugepage) } {
+        tracing::debug!(%error, "this system has no huge pages");
+    }
 }
 
 /// A piece of an arena, given back when dropped.

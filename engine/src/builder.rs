@@ -11,8 +11,8 @@ use lockgate_runtime::sync::atomic::AtomicU64;
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
-use crate::arena::{Arena, MemoryBudget};
-use crate::cell::SlotCell;
+use crate::arena::{Arena, MemoryBudget, want_huge_pages};
+use crate::cell::{SlotCell, SlotTable};
 use crate::compactor::{Compactor, Home, Stability};
 use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
@@ -191,7 +191,7 @@ impl EngineBuilder {
         hasher: &KeyHasher,
         gate_changes: &Arc<AtomicU64>,
         (sweepers, compactors): (&[Arc<Sweeper>], &[Arc<Compactor>]),
-    ) -> Result<Arc<[SlotCell]>, OpenError> {
+    ) -> Result<SlotTable, OpenError> {
         let mut arenas = Vec::with_capacity(self.cores);
         for core in 0..self.cores {
             let arena =
@@ -204,7 +204,11 @@ impl EngineBuilder {
             let (sweeper, compactor) = (sweepers[core].clone(), compactors[core].clone());
             SlotCell::new(SlotState::new(slot, store, gate_changes.clone(), sweeper, compactor))
         };
-        Ok(Slot::all().map(state).collect())
+        let mut slots: Vec<SlotCell> = Vec::with_capacity(Slot::all().len());
+        // Before its first byte is written.
+        want_huge_pages(slots.as_ptr().expose_provenance(), slots.capacity() * size_of::<SlotCell>());
+        slots.extend(Slot::all().map(state));
+        Ok(Arc::new(slots.into_boxed_slice()))
     }
 
     async fn create_logs(

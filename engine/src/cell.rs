@@ -5,7 +5,7 @@
 
 use std::ops::Deref;
 
-use lockgate_runtime::sync::Mutex;
+use lockgate_runtime::sync::{Arc, Mutex};
 
 use crate::arena::{LINE_BYTES, prefetch};
 use crate::slot::SlotState;
@@ -17,6 +17,9 @@ const _: () = assert!(
     LOCK_BYTES + SlotState::LOOKUP_BYTES <= LINE_BYTES && align_of::<SlotState>() <= LOCK_BYTES,
     "a lookup touches one line of its slot"
 );
+
+/// All slots of an engine, by their numbers.
+pub(crate) type SlotTable = Arc<Box<[SlotCell]>>;
 
 /// One slot's lock and state.
 #[repr(align(64))]
@@ -39,5 +42,26 @@ impl Deref for SlotCell {
     #[inline]
     fn deref(&self) -> &Mutex<SlotState> {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, MemoryBudget};
+    use crate::index::KeyHasher;
+    use crate::store::Store;
+    use crate::sweeper::Sweeper;
+    use crate::types::Slot;
+
+    #[test]
+    fn the_state_lies_right_behind_its_lock() {
+        let arena = Arc::new(Arena::reserve(Arc::new(MemoryBudget::new(0))).unwrap());
+        let store = Store::new(arena, KeyHasher::new(0));
+        let slot = Slot::new(0).unwrap();
+        let cell = SlotCell::new(SlotState::new(slot, store, Arc::default(), Arc::new(Sweeper::new())));
+        let state = std::ptr::from_ref::<SlotState>(&cell.lock()).addr();
+        let start = std::ptr::from_ref(&cell).addr();
+        assert_eq!((start % LINE_BYTES, state - start), (0, LOCK_BYTES));
     }
 }

@@ -17,7 +17,7 @@ use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 
 use crate::arena::MemoryBudget;
-use crate::cell::SlotCell;
+use crate::cell::SlotTable;
 use crate::compaction::{Compacted, Step};
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::log::Log;
@@ -88,7 +88,7 @@ impl Counters {
 
 /// What one core's compactor works on.
 pub(crate) struct Home {
-    pub(crate) slots: Arc<[SlotCell]>,
+    pub(crate) slots: SlotTable,
     pub(crate) core: usize,
     pub(crate) cores: usize,
     pub(crate) log: Log,

@@ -12,7 +12,7 @@ use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::MemoryBudget;
 use crate::builder::EngineBuilder;
-use crate::cell::SlotCell;
+use crate::cell::{SlotCell, SlotTable};
 use crate::compactor::{Compactor, Stability, StableWatermarks};
 use crate::error::OpError;
 use crate::index::KeyHasher;
@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) clustered: bool,
     /// Every slot's index has its hashes.
     pub(crate) hasher: KeyHasher,
-    pub(crate) slots: Arc<[SlotCell]>,
+    pub(crate) slots: SlotTable,
     /// One per core.
     pub(crate) sweepers: Vec<Arc<Sweeper>>,
     /// One per core.

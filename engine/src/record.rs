@@ -244,6 +244,7 @@ struct Layout {
 }
 
 /// The header, checked against the limits and nothing else: enough to walk verified records.
+#[inline]
 fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
     let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
     let goes_on = header.kind_flags & FLAG_GOES_ON != 0;
@@ -271,6 +272,7 @@ fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
 }
 
 /// The bytes of the verified record that this header belongs to.
+#[inline]
 pub(crate) fn encoded_bytes_of(header: &[u8]) -> usize {
     let header = RawHeader::ref_from_bytes(header).expect("a whole header");
     let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
@@ -278,6 +280,7 @@ pub(crate) fn encoded_bytes_of(header: &[u8]) -> usize {
 }
 
 /// The record at the start of `bytes`, without a check of its checksum and padding: for bytes that were verified before.
+#[inline]
 pub fn parse(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let Ok((header, rest)) = RawHeader::ref_from_prefix(bytes) else {
         return Err(RecordError::Truncated { needed_bytes: RECORD_HEADER_BYTES, have_bytes: bytes.len() });

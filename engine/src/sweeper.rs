@@ -16,7 +16,7 @@ use std::time::Duration;
 use lockgate_runtime::Event;
 use lockgate_runtime::sync::{Arc, Mutex};
 
-use crate::cell::SlotCell;
+use crate::cell::SlotTable;
 use crate::log::Log;
 use crate::slot::Wakes;
 use crate::types::Slot;
@@ -107,7 +107,7 @@ impl Sweeper {
     }
 
     /// Runs on the core whose slots these are, with that core's log, until the engine or the log ends.
-    pub(crate) async fn run(self: Arc<Self>, slots: Arc<[SlotCell]>, log: Log) {
+    pub(crate) async fn run(self: Arc<Self>, slots: SlotTable, log: Log) {
         loop {
             let changed = self.changed.listen();
             let wall_ms = lockgate_runtime::unix_ms();

@@ -30,6 +30,7 @@ impl Line {
         Line { places: [0; LINE_ENTRIES], tags: [NO_TAG; LINE_ENTRIES], overflows: 0 };
 
     /// Where entries with this tag are.
+    #[inline]
     pub(super) fn with_tag(&self, tag: u8) -> Positions {
         let (low, high) = self.tags.split_first_chunk::<8>().expect("there are twelve tags");
         let high = high.first_chunk::<4>().expect("there are twelve tags");
@@ -49,6 +50,7 @@ impl Line {
     }
 
     /// The entry's place.
+    #[inline]
     pub(super) fn place(&self, position: usize) -> RecordOffset {
         RecordOffset::from(self.places[position])
     }
@@ -68,6 +70,7 @@ impl Line {
 }
 
 /// One bit for each of the bytes that are equal to `byte`.
+#[inline]
 fn bytes_equal(bytes: u64, byte: u8) -> u64 {
     let differing = bytes ^ (u64::from(byte) * ONES);
     // The highest bit of each byte that differs nowhere. No carry leaves its byte, so this is exact.

@@ -320,8 +320,9 @@ fn what_is_due_when_a_slot_freezes_is_answered_by_nobody() {
         let frozen = engine.freeze(slot, FIRST).unwrap();
         let before = engine.slot_status(slot);
         for round in 0..2 {
-            let answers: [Result<(), OpError>; 7] = [
+            let answers: [Result<(), OpError>; 8] = [
                 keys.get(&due_key).map(drop),
+                keys.get_with(&due_key, |_, _| ()),
                 keys.exists(&due_key).map(drop),
                 keys.read(&due_key).map(drop),
                 keys.deadline(&due_key).map(drop),

@@ -15,6 +15,7 @@ mod modify;
 mod operations;
 mod ownership;
 mod recovery;
+mod scan;
 mod stats;
 mod streams;
 mod truncation;

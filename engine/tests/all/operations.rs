@@ -74,6 +74,11 @@ proptest! {
                     let value = engine.keyspace(space).get(&name_of(name)).unwrap();
                     let expected = model.get(&(space, name_of(name)));
                     prop_assert_eq!(value.as_ref().map(|value| value.as_bytes()), expected.map(Vec::as_slice));
+                    let seen = engine.keyspace(space).get_with(&name_of(name), |seen, version| {
+                        (seen.map(<[u8]>::to_vec), version)
+                    }).unwrap();
+                    let slot_version = engine.slot_status(Slot::of_key(&name_of(name))).version;
+                    prop_assert_eq!(seen, (expected.cloned(), value.map_or(slot_version, |value| value.version())));
                     prop_assert_eq!(engine.keyspace(space).exists(&name_of(name)).unwrap(), expected.is_some());
                 }
                 Step::GetMany(space) => {
