@@ -1,4 +1,4 @@
-//! What the benches share: real clusters in one process, the disk's own times, samples, tables and bars.
+//! What the benches share: engines and real clusters in one process, the disk's own times, samples, tables and bars.
 //!
 //! `cargo bench -p lockgate-benches` measures, by criterion; `cargo test -p lockgate-benches` goes through the same code
 //! once. See the README beside this crate's manifest. What this crate does not know:
@@ -7,7 +7,9 @@
 
 pub mod big_map;
 pub mod cluster;
+pub mod filled;
 pub mod groups;
+pub mod numbers;
 pub mod output;
 pub mod raw_sync;
 pub mod round_trip;
@@ -15,6 +17,7 @@ pub mod samples;
 pub mod stages;
 pub mod svg;
 pub mod table;
+pub mod zipf;
 
 /// Whether this is a measurement, by the same rule as criterion's: `cargo bench` says `--bench`, unless one adds `--test`.
 /// Otherwise it is a short round.

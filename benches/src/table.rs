@@ -68,6 +68,12 @@ impl Table {
         self.judged(name, format!("<= {goal} B"), format!("{bytes} B"), 1, ratio, bytes <= goal);
     }
 
+    /// Bytes for each of `keys` keys, without a goal.
+    pub fn bytes_a_key(&mut self, name: &str, bytes: u64, keys: u64) {
+        let measured = format!("{:.1} B", bytes as f64 / keys as f64);
+        self.rows.push([name, "", &measured, "1", "", ""].map(str::to_owned));
+    }
+
     fn judged(&mut self, name: &str, goal: String, measured: String, count: usize, ratio: f64, met: bool) {
         let met = if met { "yes" } else { "NO" }.to_owned();
         self.rows.push([name.to_owned(), goal, measured, count.to_string(), format!("{ratio:.2}"), met]);

@@ -1,0 +1,36 @@
+//! What this process has in memory, and what the machine has left, as the system counts.
+
+use std::fs;
+use std::path::Path;
+
+use crate::failure::{During, Failure};
+
+/// The memory of this process that is resident now, in bytes. Exact, unlike the figure in `/proc/self/status`.
+pub fn resident_bytes() -> Result<u64, Failure> {
+    field_of("/proc/self/smaps_rollup", "Rss:")
+}
+
+/// The memory that could be taken without swapping, in bytes.
+pub fn available_bytes() -> Result<u64, Failure> {
+    field_of("/proc/meminfo", "MemAvailable:")
+}
+
+/// The room on the disk that holds `folder`, in bytes.
+pub fn disk_free_bytes(folder: &Path) -> Result<u64, Failure> {
+    let system = rustix::fs::statvfs(folder).during("asking for the room on the disk")?;
+    Ok(system.f_bavail * system.f_frsize)
+}
+
+/// Whether `folder` lies in memory, so that a sync there means nothing.
+pub fn is_in_memory(folder: &Path) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    rustix::fs::statfs(folder).is_ok_and(|system| system.f_type as u64 == TMPFS)
+}
+
+/// A line such as `Rss:   1234 kB`.
+fn field_of(file: &str, field: &str) -> Result<u64, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| Failure::during(format!("reading {file}"), error))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| Failure::new(format!("{file} has no {field}")))
+}
