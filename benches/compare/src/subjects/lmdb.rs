@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions};
+use heed::{CommitOrAbort, Database, Env, EnvOpenOptions};
 
 use super::{Settings, Store};
 use crate::failure::{During, Failure};
@@ -20,7 +20,7 @@ const READERS_MAX: u32 = 256;
 /// An LMDB environment with one database.
 pub struct LmdbSubject {
     env: Env,
-    keys: Database<Bytes, Bytes>,
+    keys: Database<'static, Bytes, Bytes>,
 }
 
 /// Opens it as a store.
@@ -35,9 +35,10 @@ impl LmdbSubject {
         options.map_size(MAP_BYTES).max_readers(READERS_MAX);
         // SAFETY: the access rule at the top: nobody else opens or changes the file while it is mapped.
         let env = unsafe { options.open(folder)? };
-        let mut transaction = env.write_txn()?;
-        let keys = env.create_database(&mut transaction, None)?;
-        transaction.commit()?;
+        let opened = env.create_databases_and_commit(env.write_txn()?, |opener, transaction| {
+            opener.create_database::<Bytes, Bytes>(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
+        })?;
+        let keys = opened.unwrap_commit();
         Ok(LmdbSubject { env, keys })
     }
 
