@@ -247,7 +247,10 @@ impl Chain {
         parts: &[(usize, Range<usize>)],
         (dead_bytes, tombstone_bytes): (u32, u32),
     ) -> Result<(Option<Arc<Segment>>, Vec<Link>), OutOfMemory> {
-        assert!(self.tail.is_none() || run.end < self.links.len(), "what is written is not replaced");
+        debug_assert!(
+            run.clone().all(|link| self.is_unpinned(link)),
+            "what anybody else holds is not replaced"
+        );
         let range = self.links[run.start].segment.range();
         let bytes = parts.iter().map(|(_, part)| part.len()).sum();
         let mut copy = None;
@@ -295,8 +298,9 @@ impl Chain {
 
     /// Whether only this chain holds a segment, so that dropping it frees it.
     pub(crate) fn is_unpinned(&self, link: usize) -> bool {
-        let is_written = self.tail.is_some() && link + 1 == self.links.len();
-        Arc::strong_count(&self.links[link].segment) == 1 + usize::from(is_written)
+        let segment = &self.links[link].segment;
+        let is_written = self.tail.as_ref().is_some_and(|tail| Arc::ptr_eq(tail.segment(), segment));
+        Arc::strong_count(segment) == 1 + usize::from(is_written)
     }
 
     /// Notes that the value at this place is superseded.
@@ -343,7 +347,7 @@ impl Chain {
     }
 
     /// The record at an offset that this chain gave out, and has not moved since.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record_at(&self, offset: RecordOffset) -> Record<'_> {
         record_at(&self.base, offset)
     }
@@ -362,6 +366,7 @@ impl Chain {
     }
 
     /// What the record at this offset counts its version from.
+    #[inline]
     pub(crate) fn range_of(&self, offset: RecordOffset) -> RangeHeader {
         if self.common != MIXED { self.common } else { self.links[self.link_of(offset)].segment.range() }
     }
@@ -369,8 +374,14 @@ impl Chain {
     /// The version of the record at this offset.
     #[inline]
     pub(crate) fn version_at(&self, offset: RecordOffset) -> Version {
+        self.version_of(offset, &self.record_at(offset))
+    }
+
+    /// The version of this record, which is at this offset.
+    #[inline]
+    pub(crate) fn version_of(&self, offset: RecordOffset, record: &Record<'_>) -> Version {
         let range = self.range_of(offset);
-        Version::new(range.term, range.base + u64::from(self.record_at(offset).delta))
+        Version::new(range.term, range.base + u64::from(record.delta))
     }
 
     /// A pin on part of the record at this offset.

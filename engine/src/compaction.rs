@@ -37,6 +37,8 @@ const GARBAGE_BYTES_MIN: u64 = 256;
 const UNTOLD_BYTES_MIN: u64 = 512;
 /// A segment is worth a copy when this part of it is garbage.
 const WORTH_DIVISOR: u64 = 8;
+/// So many segments are looked at in one step without finding anything that may go.
+const TRIED_MAX: usize = 8;
 /// Writes above the watermark that are looked at for what they supersede. With more of them the compaction waits.
 const UNSTABLE_BYTES_MAX: usize = 256 << 10;
 
@@ -126,10 +128,14 @@ impl Store {
         self.chain().dead_bytes() + self.chain().tombstone_bytes()
     }
 
+    fn is_tight(&self) -> bool {
+        self.chain().arena().budget().is_tight()
+    }
+
     /// Whether there is enough garbage, `barren_bytes` of which are known to stay.
-    pub(crate) fn wants_compaction(&self, barren_bytes: u64, is_tight: bool) -> bool {
+    pub(crate) fn wants_compaction(&self, barren_bytes: u64) -> bool {
         let garbage = self.garbage_bytes();
-        let divisor = if is_tight { TIGHT_GARBAGE_DIVISOR } else { GARBAGE_DIVISOR };
+        let divisor = if self.is_tight() { TIGHT_GARBAGE_DIVISOR } else { GARBAGE_DIVISOR };
         garbage >= barren_bytes + GARBAGE_BYTES_MIN.max(barren_bytes / 8)
             && garbage * divisor >= self.chain().record_bytes()
     }
@@ -137,14 +143,21 @@ impl Store {
     /// One step. `last` is the slot's last version.
     fn compact(&mut self, limits: Limits, last: Version) -> Result<Option<Compacted>, OutOfMemory> {
         let Some((boundary, undo_floor)) = self.last_up_to(limits.values_to, last) else { return Ok(None) };
-        let Some(run) = self.choose(boundary) else { return Ok(None) };
         let Some(unstable) = self.unstable(limits.values_to, last) else { return Ok(None) };
-        let rest = self.rest_of(run.clone(), limits, undo_floor.counter, &unstable);
-        let before: usize =
-            self.chain().links()[run.clone()].iter().map(|link| link.segment.published()).sum();
-        if rest.bytes == before {
-            return Ok(None);
-        }
+        let mut tried = Vec::new();
+        let (run, rest, before) = loop {
+            let Some(run) = self.choose(boundary, &tried) else { return Ok(None) };
+            let rest = self.rest_of(run.clone(), limits, undo_floor.counter, &unstable);
+            let links = &self.chain().links()[run.clone()];
+            let before: usize = links.iter().map(|link| link.segment.published()).sum();
+            if rest.bytes < before {
+                break (run, rest, before);
+            }
+            tried.extend(run);
+            if tried.len() > TRIED_MAX {
+                return Ok(None);
+            }
+        };
         if run.end == self.chain().links().len() {
             self.chain_mut().seal();
         }
@@ -177,9 +190,9 @@ impl Store {
         Some((link, segment.version_of(&record)))
     }
 
-    /// The links that are worth it most, up to that one.
-    fn choose(&self, boundary: usize) -> Option<Range<usize>> {
-        let links = self.chain().links();
+    /// The links that are worth it most, up to that one, without those from which nothing may go.
+    fn choose(&self, boundary: usize, tried: &[usize]) -> Option<Range<usize>> {
+        let (links, is_tight) = (self.chain().links(), self.is_tight());
         let mut best: Option<(u64, u64, usize)> = None;
         let mut first = None;
         let mut is_clean = true;
@@ -188,9 +201,12 @@ impl Store {
             let garbage =
                 u64::from(link.dead_bytes) + if is_clean { u64::from(link.tombstone_bytes) } else { 0 };
             is_clean &= link.dead_bytes == 0;
-            // What is still being written is left alone until most of it is garbage.
-            let is_ripe = at + 1 < links.len() || garbage * 2 >= bytes;
-            if garbage == 0 || !is_ripe || !self.chain().is_unpinned(at) {
+            // What is still being written is left alone until much of it is garbage, or while it is a small part.
+            let is_ripe = is_tight
+                || at + 1 < links.len()
+                || garbage * 2 >= bytes
+                || bytes * 4 >= self.chain().record_bytes();
+            if garbage == 0 || !is_ripe || tried.contains(&at) || !self.chain().is_unpinned(at) {
                 continue;
             }
             first = first.or(Some(at));
@@ -324,8 +340,9 @@ impl Store {
 impl SlotState {
     /// Whether a compaction is worth a try.
     pub(crate) fn wants_compaction(&self) -> bool {
-        self.store
-            .wants_compaction(self.compaction.barren_bytes, self.store.chain().arena().budget().is_tight())
+        let CompactionState { barren_bytes, barren_when_tight, .. } = self.compaction;
+        let is_sure = barren_when_tight || !self.store.is_tight();
+        self.store.wants_compaction(if is_sure { barren_bytes } else { 0 })
     }
 
     /// One step, given up to where writes are never taken back.
@@ -341,6 +358,7 @@ impl SlotState {
             if limits.tombstones_to >= last.counter {
                 // Nothing holds it back: it is there to stay.
                 self.compaction.barren_bytes = self.store.garbage_bytes();
+                self.compaction.barren_when_tight = self.store.is_tight();
                 return Ok(Step::Clean);
             }
             return Ok(Step::Blocked);
@@ -381,8 +399,10 @@ impl SlotState {
 /// What a slot knows of its compaction.
 #[derive(Default)]
 pub(crate) struct CompactionState {
-    /// Garbage that was there to stay when this was last looked at.
+    /// Garbage that was there to stay when this was last looked at...
     barren_bytes: u64,
+    /// ... with the eyes of who is short of memory.
+    barren_when_tight: bool,
     /// What was freed since a later recovery was told how far it may go.
     untold_bytes: u64,
     /// What this recovery was told.

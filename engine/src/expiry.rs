@@ -15,7 +15,7 @@ use lockgate_runtime::{mutation, sync::Arc};
 use crate::error::OpError;
 use crate::log::{Log, LogPosition};
 use crate::options::Expiry;
-use crate::record::{NewRecord, encoded_bytes};
+use crate::record::{NewRecord, Record, encoded_bytes};
 use crate::segment::RecordOffset;
 use crate::slot::{SlotState, Wakes};
 use crate::sweeper::Sweeper;
@@ -48,6 +48,16 @@ pub(crate) struct Met {
     pub(crate) position: LogPosition,
 }
 
+/// What a look at a key shows.
+pub(crate) enum Glance<'a> {
+    /// It is not there.
+    Absent,
+    /// Its record, which has no deadline.
+    Live(RecordOffset, Record<'a>),
+    /// It has a deadline: [`meet`](SlotState::meet) it.
+    Mortal,
+}
+
 impl SlotState {
     /// Whether keys are ended here when they are due.
     pub(crate) fn ends_keys(&self) -> bool {
@@ -72,14 +82,12 @@ impl SlotState {
         self.time.clock_ms = self.time.clock_ms.max(floor_ms);
     }
 
-    /// Looks a key up, whose hash is given, and changes nothing. `None`: it has a deadline, [`meet`](SlotState::meet) it.
+    /// Looks a key up, whose hash is given, and changes nothing.
     #[inline]
-    pub(crate) fn glance(&self, keyspace: u8, key: &[u8], hash: u64) -> Option<Met> {
-        let place = self.store.find_hashed(hash, keyspace, key);
-        match place {
-            Some(place) if self.store.record_at(place).deadline_ms.is_some() => None,
-            place => Some(Met { place, version: self.version(), position: self.position() }),
-        }
+    pub(crate) fn glance(&self, keyspace: u8, key: &[u8], hash: u64) -> Glance<'_> {
+        let Some(place) = self.store.find_hashed(hash, keyspace, key) else { return Glance::Absent };
+        let record = self.store.record_at(place);
+        if record.deadline_ms.is_some() { Glance::Mortal } else { Glance::Live(place, record) }
     }
 
     /// Looks a key up. One that is due is deleted first. A key without a deadline costs one look at its flag.

@@ -12,7 +12,7 @@ use std::ops::Deref;
 
 use crate::engine::Engine;
 use crate::error::OpError;
-use crate::expiry::Met;
+use crate::expiry::{Glance, Met};
 use crate::index::KeyHasher;
 use crate::log::LogPosition;
 use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
@@ -49,6 +49,21 @@ impl Keyspace {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, OpError> {
+        check_key(key)?;
+        let (slot, hash) = (Slot::of_key(key), self.hash(key));
+        let mut found = Ok(None);
+        {
+            let held = self.engine.slot(slot).lock();
+            held.check_readable()?;
+            match (held.glance(self.number, key, hash), &mut found) {
+                (Glance::Live(place, record), Ok(out)) => {
+                    Value::put_record(out, &held.store, place, &record);
+                    return found;
+                }
+                (Glance::Mortal, _) => {}
+                _ => return found,
+            }
+        }
         self.readable(key, |held, met| met.place.map(|place| Value::of(&held.store, place)))
     }
 
@@ -61,6 +76,19 @@ impl Keyspace {
         key: &[u8],
         see: impl FnOnce(Option<&[u8]>, Version) -> T,
     ) -> Result<T, OpError> {
+        check_key(key)?;
+        let (slot, hash) = (Slot::of_key(key), self.hash(key));
+        {
+            let held = self.engine.slot(slot).lock();
+            held.check_readable()?;
+            match held.glance(self.number, key, hash) {
+                Glance::Absent => return Ok(see(None, held.version())),
+                Glance::Live(place, record) => {
+                    return Ok(see(Some(record.value), held.store.chain().version_of(place, &record)));
+                }
+                Glance::Mortal => {}
+            }
+        }
         self.readable(key, |held, met| match met.place {
             Some(place) => see(Some(held.store.record_at(place).value), held.store.chain().version_at(place)),
             None => see(None, met.version),
@@ -271,21 +299,13 @@ impl Keyspace {
         self.hasher.hash(self.number, key)
     }
 
-    #[inline]
     fn readable<T>(&self, key: &[u8], see: impl FnOnce(&mut SlotState, Met) -> T) -> Result<T, OpError> {
         check_key(key)?;
-        let (slot, hash) = (Slot::of_key(key), self.hash(key));
-        let mut held = self.engine.slot(slot).lock();
-        held.check_readable()?;
-        if let Some(met) = held.glance(self.number, key, hash) {
-            return Ok(see(&mut held, met));
-        }
-        let mut wakes = Wakes::default();
-        let met = self.meet(&mut held, key, &mut wakes);
-        let seen = met.map(|met| see(&mut held, met));
-        drop(held);
-        wakes.wake();
-        seen
+        self.locked(Slot::of_key(key), |held, wakes| {
+            held.check_readable()?;
+            let met = self.meet(held, key, wakes)?;
+            Ok(see(held, met))
+        })
     }
 
     /// Looks a key up and changes it, in one step. `decide` is given the live record, if there is one, and the deadline

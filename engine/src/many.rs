@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::error::OpError;
+use crate::expiry::Glance;
 use crate::keyspace::{Keyspace, check_key};
 use crate::types::Slot;
 use crate::value::Value;
@@ -71,12 +72,14 @@ impl Keyspace {
             held.check_readable()?;
             for &(_, at, hash) in of_slot {
                 let key = keys[at as usize];
-                let met = match held.glance(self.number(), key, hash) {
-                    Some(met) => met,
-                    None => self.meet(held, key, wakes)?,
-                };
-                if let Some(place) = met.place {
-                    values[at as usize] = Some(Value::of(&held.store, place));
+                let out = &mut values[at as usize];
+                match held.glance(self.number(), key, hash) {
+                    Glance::Absent => {}
+                    Glance::Live(place, record) => Value::put_record(out, &held.store, place, &record),
+                    Glance::Mortal => {
+                        let place = self.meet(held, key, wakes)?.place;
+                        *out = place.map(|place| Value::of(&held.store, place));
+                    }
                 }
             }
             Ok(())

@@ -23,6 +23,7 @@ pub const DEADLINE_BYTES: usize = size_of::<u64>();
 pub const RECORD_BYTES_MAX: usize = encoded_bytes(true, KEY_BYTES_MAX, VALUE_BYTES_MAX);
 
 /// The kind is the low three bits; the others are flags. A flag that is not in use makes it an unknown kind.
+const KIND_MASK: u8 = 0x07;
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
 const KIND_CLEAR: u8 = 3;
@@ -244,7 +245,6 @@ struct Layout {
 }
 
 /// The header, checked against the limits and nothing else: enough to walk verified records.
-#[inline]
 fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
     let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
     let goes_on = header.kind_flags & FLAG_GOES_ON != 0;
@@ -271,8 +271,35 @@ fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
     Ok(Layout { kind, goes_on, has_deadline, key_bytes, value_bytes })
 }
 
+/// The parts of a verified record, whose header and bytes these are. Checks nothing but that the lengths fit the bytes.
+#[inline(always)]
+pub(crate) fn parts_of(bytes: &[u8]) -> Record<'_> {
+    let (header, rest) = RawHeader::ref_from_prefix(bytes).expect("a whole header");
+    let (deadline_ms, rest) = match rest.split_first_chunk() {
+        Some((deadline, rest)) if header.kind_flags & FLAG_DEADLINE != 0 => {
+            (Some(u64::from_le_bytes(*deadline)), rest)
+        }
+        _ => (None, rest),
+    };
+    let (key, rest) = rest.split_at(usize::from(header.key_len.get()));
+    Record {
+        crc: header.crc.get(),
+        delta: header.delta.get(),
+        kind: match header.kind_flags & KIND_MASK {
+            KIND_DELETE => Kind::Delete,
+            KIND_CLEAR => Kind::Clear,
+            _ => Kind::Put,
+        },
+        goes_on: header.kind_flags & FLAG_GOES_ON != 0,
+        keyspace: header.keyspace,
+        deadline_ms,
+        key,
+        value: &rest[..header.value_len.get() as usize],
+    }
+}
+
 /// The bytes of the verified record that this header belongs to.
-#[inline]
+#[inline(always)]
 pub(crate) fn encoded_bytes_of(header: &[u8]) -> usize {
     let header = RawHeader::ref_from_bytes(header).expect("a whole header");
     let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
@@ -280,7 +307,6 @@ pub(crate) fn encoded_bytes_of(header: &[u8]) -> usize {
 }
 
 /// The record at the start of `bytes`, without a check of its checksum and padding: for bytes that were verified before.
-#[inline]
 pub fn parse(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let Ok((header, rest)) = RawHeader::ref_from_prefix(bytes) else {
         return Err(RecordError::Truncated { needed_bytes: RECORD_HEADER_BYTES, have_bytes: bytes.len() });

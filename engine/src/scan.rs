@@ -30,7 +30,7 @@ const VISITS_MIN: usize = 64;
 const MARK_BITS: u32 = 18;
 const MARK_MASK: u64 = (1 << MARK_BITS) - 1;
 
-/// Where a scan goes on. Only for the engine that gave it, as long as that is open.
+/// Where a scan goes on. Only for the engine and the keyspace that gave it, as long as the engine is open.
 ///
 /// As a number it is below 2^50, so that a slot's number fits above it. Zero is the start, and no other cursor is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,7 +101,7 @@ impl Keyspace {
     /// the last.
     ///
     /// Keys that are due are deleted first, as by every other read, and so the call may fail as they do. A cursor of another
-    /// engine, or of an earlier start of this one, is [`OpError::ForeignCursor`].
+    /// engine or keyspace, or of an earlier start of this engine, is [`OpError::ForeignCursor`].
     pub fn scan(&self, slot: Slot, cursor: ScanCursor, count_max: usize) -> Result<ScanPage, OpError> {
         let mark = self.mark();
         let from = cursor.bound(mark).ok_or(OpError::ForeignCursor { slot })?;

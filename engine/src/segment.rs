@@ -59,14 +59,14 @@ impl RecordOffset {
 }
 
 /// The record at an offset that a store keeps, of the arena that begins here.
-#[inline]
+#[inline(always)]
 pub(crate) fn record_at(base: &ArenaBase, offset: RecordOffset) -> Record<'_> {
     let start = base.address(offset.0).as_ptr();
     // SAFETY: rule 5: a published record begins here, in a segment that is held; it has a whole header.
     let header = unsafe { slice::from_raw_parts(start, RECORD_HEADER_BYTES) };
     let bytes = record::encoded_bytes_of(header);
     // SAFETY: as above; the record's length is in its header, which was written or verified here.
-    parsed(unsafe { slice::from_raw_parts(start, bytes) })
+    record::parts_of(unsafe { slice::from_raw_parts(start, bytes) })
 }
 
 /// One piece of memory with records of one range header.

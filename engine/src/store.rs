@@ -379,7 +379,7 @@ fn hash_at(chain: &Chain, hasher: &KeyHasher, place: RecordOffset) -> u64 {
 #[inline]
 fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool {
     let record = chain.record_at(place);
-    record.key == key && record.keyspace == keyspace
+    record.keyspace == keyspace && record.key == key
 }
 
 fn count(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {

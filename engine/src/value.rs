@@ -8,6 +8,7 @@ use std::ops::Deref;
 use crate::engine::Engine;
 use crate::error::WaitError;
 use crate::log::LogFailed;
+use crate::record::Record;
 use crate::segment::{PinnedRange, RecordOffset};
 use crate::store::Store;
 use crate::types::{Generation, LogTicket, Slot, Version};
@@ -34,18 +35,44 @@ enum Bytes {
 impl Value {
     /// The value of the live record at this place.
     pub(crate) fn of(store: &Store, place: RecordOffset) -> Value {
-        let record = store.record_at(place);
-        let value = record.value;
-        let bytes = if value.len() <= INLINE_BYTES_MAX {
-            let mut inline = [0; INLINE_BYTES_MAX];
+        Value::of_record(store, place, &store.record_at(place))
+    }
+
+    /// The value of this live record, which is at this place.
+    #[inline]
+    pub(crate) fn of_record(store: &Store, place: RecordOffset, record: &Record<'_>) -> Value {
+        let mut value = None;
+        Value::put_record(&mut value, store, place, record);
+        value.expect("it was put there")
+    }
+
+    /// Puts the value of this live record, which is at this place, into `out`. A short one is copied there and nowhere
+    /// else: whoever moves a value that was written just now waits for the processor to have written it.
+    #[inline]
+    pub(crate) fn put_record(
+        out: &mut Option<Value>,
+        store: &Store,
+        place: RecordOffset,
+        record: &Record<'_>,
+    ) {
+        let (value, version) = (record.value, store.chain().version_of(place, record));
+        if value.len() > INLINE_BYTES_MAX {
+            *out = Some(Value::of_long(store, place, record));
+            return;
+        }
+        let bytes = Bytes::Inline(value.len() as u8, [0; INLINE_BYTES_MAX]);
+        if let Bytes::Inline(_, inline) = &mut out.insert(Value { bytes, version }).bytes {
             inline[..value.len()].copy_from_slice(value);
-            Bytes::Inline(value.len() as u8, inline)
-        } else if value.len() <= COPY_BYTES_MAX {
-            Bytes::Copied(value.into())
-        } else {
-            Bytes::Pinned(store.pin_value(place))
+        }
+    }
+
+    #[inline(never)]
+    fn of_long(store: &Store, place: RecordOffset, record: &Record<'_>) -> Value {
+        let bytes = match record.value {
+            value if value.len() <= COPY_BYTES_MAX => Bytes::Copied(value.into()),
+            _ => Bytes::Pinned(store.pin_value(place)),
         };
-        Value { bytes, version: store.chain().version_at(place) }
+        Value { bytes, version: store.chain().version_of(place, record) }
     }
 
     /// The bytes.

@@ -98,7 +98,6 @@ impl Index {
 
     /// How much more memory the table takes after the next new key: zero while there is room. While it grows the old lines
     /// are there as well.
-    #[allow(dead_code, reason = "for memory budgets and for compaction")]
     pub(crate) fn growth_bytes(&self) -> usize {
         if self.has_room() { 0 } else { (grown(self.lines.len()) - self.lines.len()) * size_of::<Line>() }
     }
@@ -157,13 +156,11 @@ impl Index {
     }
 
     /// Whether there is an entry for exactly this place.
-    #[allow(dead_code, reason = "for memory budgets and for compaction")]
     pub(crate) fn holds(&self, hash: u64, place: RecordOffset) -> bool {
         self.locate_place(hash, place).is_some()
     }
 
     /// Points the entry for exactly `from` to `to`. False: there is none.
-    #[allow(dead_code, reason = "for memory budgets and for compaction")]
     pub(crate) fn relocate(&mut self, hash: u64, from: RecordOffset, to: RecordOffset) -> bool {
         let Some(found) = self.locate_place(hash, from) else { return false };
         self.lines[found.line].put(found.position, tag_of(hash), to);
@@ -171,7 +168,6 @@ impl Index {
     }
 
     /// Removes the entry for exactly this place. False: there is none. As for [`Index::remove`].
-    #[allow(dead_code, reason = "for memory budgets and for compaction")]
     pub(crate) fn remove_place(&mut self, hash: u64, place: RecordOffset) -> bool {
         let Some(found) = self.locate_place(hash, place) else { return false };
         self.clear(found);
@@ -254,7 +250,6 @@ impl Index {
         }
     }
 
-    #[allow(dead_code, reason = "as its users")]
     fn locate_place(&self, hash: u64, place: RecordOffset) -> Option<Found> {
         self.locate(hash, |other| other == place)
     }
