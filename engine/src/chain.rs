@@ -159,6 +159,8 @@ impl Chain {
         }
         let target =
             (self.segment_bytes / GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as usize;
+        // Records of a slot are often of one size: then nothing is left over.
+        let target = (target / bytes).max(1) * bytes;
         let block = match self.arena.allocate(target.max(bytes)) {
             Ok(block) => block,
             // Close to the bound a snug segment may still fit.
