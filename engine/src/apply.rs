@@ -65,7 +65,7 @@ impl Engine {
             let (gate, have) = (held.gate(), held.generation());
             return Err(ApplyError::NotTaking { slot, gate, have, wanted: generation });
         }
-        let mut wakes = crate::slot::Wakes::default();
+        let mut wakes = crate::wakes::Wakes::default();
         if let Some(fresh) = held.fresh(*header, records, counters)? {
             held.reserve(*header, &fresh).map_err(|source| ApplyError::OutOfMemory { slot, source })?;
             held.log_fresh(*header, &fresh, log, reservation)

@@ -14,9 +14,10 @@ use crate::error::{BatchError, OpError};
 use crate::keyspace::{check_key, check_value};
 use crate::options::Expiry;
 use crate::record::{NewRecord, RECORD_BYTES_MAX, encoded_bytes};
-use crate::slot::{SlotState, Wakes};
+use crate::slot::SlotState;
 use crate::types::Slot;
 use crate::value::Receipt;
+use crate::wakes::Wakes;
 
 /// The most records of one batch.
 pub const BATCH_RECORDS_MAX: usize = 65_536;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use lockgate_runtime::sync::Arc;
 
 use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, RECORD_ALIGN_BYTES, Record};
 use crate::segment::{EXTENT_BYTES_MAX, PinnedRange, RecordOffset, Segment, Writer, record_at};
 use crate::types::{RangeHeader, Term, Version};
 
@@ -29,12 +29,28 @@ pub(crate) struct Link {
     pub(crate) first: u64,
     /// Its name in this chain: never given twice.
     pub(crate) id: u32,
+    /// Where it begins, and how long its memory may be: to find a record's segment without a look at each.
+    start: u32,
+    units: u32,
     /// The segment itself.
     pub(crate) segment: Arc<Segment>,
     /// Bytes of its superseded values.
     pub(crate) dead_bytes: u32,
     /// Bytes of its records that are no values.
     pub(crate) tombstone_bytes: u32,
+}
+
+impl Link {
+    fn new(first: u64, id: u32, segment: Arc<Segment>) -> Link {
+        let (start, units) =
+            (segment.first_place().get(), (segment.block_bytes() / RECORD_ALIGN_BYTES) as u32);
+        Link { first, id, start, units, segment, dead_bytes: 0, tombstone_bytes: 0 }
+    }
+
+    /// Whether a record that some segment of the chain holds is in this one.
+    fn holds(&self, offset: RecordOffset) -> bool {
+        offset.get().wrapping_sub(self.start) < self.units
+    }
 }
 
 /// Where in a chain a reader goes on, as long as the segment is part of it.
@@ -177,7 +193,10 @@ impl Chain {
         let Some(tail) = self.tail.take() else { return };
         self.segment_bytes -= tail.segment().block_bytes() as u64;
         if tail.segment().published() > 0 {
-            self.segment_bytes += tail.seal().block_bytes() as u64;
+            let block_bytes = tail.seal().block_bytes();
+            self.segment_bytes += block_bytes as u64;
+            let link = self.links.last_mut().expect("what was written is in the chain");
+            link.units = (block_bytes / RECORD_ALIGN_BYTES) as u32;
         }
     }
 
@@ -195,19 +214,19 @@ impl Chain {
         let appended = tail.append(bytes, fill)?;
         if is_new {
             let segment = tail.segment().clone();
-            self.push(Link { first: counter, id: 0, segment, dead_bytes: 0, tombstone_bytes: 0 });
+            self.push(counter, segment);
         }
         self.record_bytes += bytes as u64;
         Ok(appended)
     }
 
-    fn push(&mut self, link: Link) {
-        if self.last_range() != Some(link.segment.range()) {
-            self.ranges.push((link.segment.range(), self.links.len()));
+    fn push(&mut self, first: u64, segment: Arc<Segment>) {
+        if self.last_range() != Some(segment.range()) {
+            self.ranges.push((segment.range(), self.links.len()));
             self.note_ranges();
         }
         let id = self.name();
-        self.links.push(Link { id, ..link });
+        self.links.push(Link::new(first, id, segment));
     }
 
     fn name(&mut self) -> u32 {
@@ -232,7 +251,7 @@ impl Chain {
             };
             chain.segment_bytes += segment.block_bytes() as u64;
             chain.record_bytes += end as u64;
-            chain.push(Link { first: *first, id: 0, segment, dead_bytes: 0, tombstone_bytes: 0 });
+            chain.push(*first, segment);
         }
         Ok((chain, last))
     }
@@ -263,11 +282,9 @@ impl Chain {
         }
         let id = self.name();
         let link = copy.iter().map(|segment| Link {
-            first,
-            id,
-            segment: segment.clone(),
             dead_bytes,
             tombstone_bytes,
+            ..Link::new(first, id, segment.clone())
         });
         for link in &self.links[run.clone()] {
             self.segment_bytes -= link.segment.block_bytes() as u64;
@@ -403,7 +420,7 @@ impl Chain {
             let counter = range.base + delta;
             let found = links.partition_point(|link| link.first <= counter).checked_sub(1);
             if let Some(at) = found
-                && links[at].segment.byte_of(offset).is_some()
+                && links[at].holds(offset)
             {
                 return begin + at;
             }

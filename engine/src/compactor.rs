@@ -4,6 +4,7 @@
 //! - A slot that has enough garbage is marked once, by the write that made it so; nothing is scanned while there is none.
 //! - Each step holds one slot's lock for the copy of about one segment; then other tasks run. What was freed is given back
 //!   without the lock.
+//! - Under a steady load nobody has to wake it: it looks again by itself before it sleeps for long.
 //! - What has to stay for now (see `compaction.rs`) is looked at again after a pause, which doubles while nothing comes of it.
 //! - When memory is short every slot is looked at, and less garbage is enough.
 //! - It keeps no engine alive, and ends with it.
@@ -24,6 +25,8 @@ use crate::log::Log;
 use crate::stats::CompactionStats;
 use crate::types::{Generation, Slot, Version};
 
+/// When there is nothing left to do it looks once more after this time, before whoever marks a slot has to wake it.
+const NAP: Duration = Duration::from_millis(1);
 /// What waits for a watermark or for a reader is looked at again after this time...
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// ... and at least so often.
@@ -143,13 +146,17 @@ impl Compactor {
     pub(crate) async fn run(self: Arc<Self>, home: Home) {
         let mut pending = SlotSet::new();
         let mut blocked: Vec<Slot> = Vec::new();
-        let (mut turn, mut retry) = (0, RETRY_MIN);
+        let (mut turn, mut retry, mut is_rested) = (0, RETRY_MIN, false);
         loop {
             self.dirty.take(&mut pending);
             if self.has_ended.load(Ordering::Acquire) {
                 return;
             }
             let Some(slot) = pending.next_from(turn) else {
+                if !std::mem::replace(&mut is_rested, true) {
+                    lockgate_runtime::sleep(NAP).await;
+                    continue;
+                }
                 let is_tight = home.budget.is_tight();
                 if blocked.is_empty() && !is_tight {
                     self.dirty.wait().await;
@@ -162,7 +169,7 @@ impl Compactor {
                 }
                 continue;
             };
-            turn = slot.number() + 1;
+            (turn, is_rested) = (slot.number() + 1, false);
             match home.step(slot) {
                 Step::Compacted(compacted) => {
                     self.counters.add(&compacted);

@@ -19,12 +19,13 @@ use crate::index::KeyHasher;
 use crate::keyspace::Keyspace;
 use crate::log::{Log, LogFailed, LogPosition};
 use crate::meta::{Directory, MetaError};
-use crate::slot::{SlotState, Wakes};
+use crate::slot::SlotState;
 use crate::stats::{CompactionStats, CoreStats, EngineStats, KeyspaceStats, SlotStats};
 use crate::stream::SlotStream;
 use crate::sweeper::Sweeper;
 use crate::types::{Boot, LogTicket, Slot, Version};
 use crate::value::Receipt;
+use crate::wakes::Wakes;
 
 /// A store of keys and values in memory, with a durable log. Cheap to clone: all clones are one engine.
 #[derive(Clone)]

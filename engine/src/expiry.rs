@@ -17,9 +17,10 @@ use crate::log::{Log, LogPosition};
 use crate::options::Expiry;
 use crate::record::{NewRecord, Record, encoded_bytes};
 use crate::segment::RecordOffset;
-use crate::slot::{SlotState, Wakes};
+use crate::slot::SlotState;
 use crate::sweeper::Sweeper;
 use crate::types::{Gate, Version};
+use crate::wakes::Wakes;
 
 /// How long the sweeper leaves a slot alone that could not take a delete.
 const RETRY_MS: u64 = 100;

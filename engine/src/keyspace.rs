@@ -18,10 +18,11 @@ use crate::log::LogPosition;
 use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
 use crate::record::{NewRecord, Record, encoded_bytes};
 use crate::segment::RecordOffset;
-use crate::slot::{SlotState, Wakes};
+use crate::slot::SlotState;
 use crate::store::Store;
 use crate::types::{KEY_BYTES_MAX, LogTicket, Slot, VALUE_BYTES_MAX, Version};
 use crate::value::{Followed, Read, Receipt, Update, Value};
+use crate::wakes::Wakes;
 
 /// One of the 256 name spaces of keys. Every slot carries all of them.
 #[derive(Clone)]

@@ -30,7 +30,7 @@
 //! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`,
-//! `chain`, `charge` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `slot` (all that a slot's lock guards),
+//! `chain`, `charge` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `subscriptions`, `wakes`, `slot` (all that a slot's lock guards),
 //! `cell` (the lock); `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and
 //! `sweeper` (how keys end); `dirty` and `stream` (reading slots while they are written); `options`, `keyspace`, `many`,
 //! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
@@ -76,9 +76,11 @@ mod slot;
 mod stats;
 mod store;
 mod stream;
+mod subscriptions;
 mod sweeper;
 mod types;
 mod value;
+mod wakes;
 
 pub use arena::OutOfMemory;
 pub use batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch};

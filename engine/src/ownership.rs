@@ -12,9 +12,10 @@ use crate::engine::Engine;
 use crate::error::SlotError;
 use crate::gate::Action;
 use crate::log::{Log, LogError, Reservation};
-use crate::slot::{FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, SlotState, Wakes};
+use crate::slot::{FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, SlotState};
 use crate::store::Store;
 use crate::types::{FrozenAt, Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Truncated, Version};
+use crate::wakes::Wakes;
 
 const NO_RANGE: RangeHeader = RangeHeader { term: Term(0), base: 0 };
 

@@ -18,9 +18,10 @@ use std::ops::ControlFlow;
 use crate::error::OpError;
 use crate::keyspace::Keyspace;
 use crate::segment::RecordOffset;
-use crate::slot::{SlotState, Wakes};
+use crate::slot::SlotState;
 use crate::types::{LogTicket, Slot, Version};
 use crate::value::Value;
+use crate::wakes::Wakes;
 
 /// A call looks at up to so many entries for each key that is asked for...
 const VISITS_PER_KEY: usize = 4;

@@ -26,9 +26,11 @@ use crate::history::History;
 use crate::log::{FrameHeader, FrameKind, Log, LogFailed, LogPosition, Reservation};
 use crate::record::{self, NewRecord};
 use crate::stats::{DataStats, SlotStats};
-use crate::store::{Cleared, Store};
+use crate::store::Store;
+use crate::subscriptions::Subscriptions;
 use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
+use crate::wakes::Wakes;
 
 /// A frame with records.
 pub const FRAME_DATA: FrameKind = FrameKind(1);
@@ -44,15 +46,6 @@ pub const FRAME_TRUNCATE: FrameKind = FrameKind(5);
 
 /// A frame that says up to where writes are never taken back, so that a replay may discard what they superseded.
 pub const FRAME_STABLE: FrameKind = FrameKind(6);
-
-/// How far a stream is.
-struct Subscribed {
-    stream: Arc<DirtySlots>,
-    /// The counter up to which it was sent everything.
-    sent: u64,
-    /// The counter from which on its receiver counts as having no gaps: the slot's last one when it began.
-    whole_from: u64,
-}
 
 /// What one slot's lock guards.
 ///
@@ -83,51 +76,12 @@ pub(crate) struct SlotState {
     truncated_term: Option<Term>,
     /// The log's end of the last write or change.
     position: LogPosition,
-    streams: Vec<Subscribed>,
+    streams: Subscriptions,
     gate_event: Option<Arc<Event>>,
     compactor: Arc<Compactor>,
     /// Of the whole engine.
     gate_changes: Arc<AtomicU64>,
     pub(crate) time: SlotTime,
-}
-
-/// Who is to be told once the slot's lock is released.
-#[must_use = "waiters are woken by `wake`, after the lock is released"]
-#[derive(Default)]
-pub(crate) struct Wakes {
-    streams: Vec<Arc<DirtySlots>>,
-    gate_event: Option<Arc<Event>>,
-    pub(crate) sweeper: Option<Arc<Sweeper>>,
-    compactor: Option<Arc<Compactor>>,
-    /// Dropped without the lock, too.
-    cleared: Vec<Cleared>,
-}
-
-impl Wakes {
-    /// Those of `other` too.
-    pub(crate) fn add(&mut self, other: Wakes) {
-        self.cleared.extend(other.cleared);
-        self.streams.extend(other.streams);
-        self.gate_event = self.gate_event.take().or(other.gate_event);
-        self.sweeper = self.sweeper.take().or(other.sweeper);
-        self.compactor = self.compactor.take().or(other.compactor);
-    }
-
-    /// Wakes them. Call it without any lock.
-    pub(crate) fn wake(self) {
-        for stream in self.streams {
-            stream.wake();
-        }
-        if let Some(event) = self.gate_event {
-            event.notify_all();
-        }
-        if let Some(sweeper) = self.sweeper {
-            sweeper.wake();
-        }
-        if let Some(compactor) = self.compactor {
-            compactor.wake();
-        }
-    }
 }
 
 /// What a slot is without its last writes.
@@ -179,7 +133,7 @@ impl SlotState {
             truncations: 0,
             truncated_term: None,
             position: LogPosition::default(),
-            streams: Vec::new(),
+            streams: Subscriptions::default(),
             gate_event: None,
             compactor,
             gate_changes,
@@ -245,15 +199,7 @@ impl SlotState {
 
     /// What may be discarded, given up to where writes are never taken back.
     pub(crate) fn limits(&self, stable: u64) -> Limits {
-        let mut limits = Limits { values_to: stable, tombstones_to: stable };
-        for Subscribed { sent, whole_from, .. } in &self.streams {
-            if mutation!("discarded-before-it-is-sent") {
-                break;
-            }
-            limits.values_to = limits.values_to.min(*sent.max(whole_from));
-            limits.tombstones_to = limits.tombstones_to.min(*sent);
-        }
-        limits
+        self.streams.limits(stable)
     }
 
     /// What could be truncated to is `undo_floor` and above from now on, and that tombstone is gone.
@@ -612,31 +558,22 @@ impl SlotState {
 
     /// A stream begins at a cursor, or begins anew.
     pub(crate) fn add_stream(&mut self, stream: &Arc<DirtySlots>, cursor: Version) {
-        self.remove_stream(stream);
-        let (sent, whole_from) = (cursor.counter, self.version.counter);
-        self.streams.push(Subscribed { stream: stream.clone(), sent, whole_from });
+        self.streams.add(stream, cursor.counter, self.version.counter);
     }
 
     /// A stream is sent everything up to this counter.
     pub(crate) fn sent_to(&mut self, stream: &Arc<DirtySlots>, counter: u64) {
-        if let Some(known) = self.streams.iter_mut().find(|known| Arc::ptr_eq(&known.stream, stream)) {
-            known.sent = counter;
-        }
+        self.streams.sent_to(stream, counter);
     }
 
     pub(crate) fn remove_stream(&mut self, stream: &Arc<DirtySlots>) {
-        self.streams.retain(|known| !Arc::ptr_eq(&known.stream, stream));
+        self.streams.remove(stream);
     }
 
     /// Marks the slot for all streams that follow it, and for the compactor if there is something for it; those that slept
     /// are to be woken.
     fn marked(&mut self) -> Wakes {
-        let mut wakes = Wakes::default();
-        for Subscribed { stream, .. } in &self.streams {
-            if stream.mark(self.slot) {
-                wakes.streams.push(stream.clone());
-            }
-        }
+        let mut wakes = Wakes { streams: self.streams.mark(self.slot), ..Wakes::default() };
         self.mark_for_compaction(&mut wakes);
         wakes
     }

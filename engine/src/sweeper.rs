@@ -18,8 +18,8 @@ use lockgate_runtime::sync::{Arc, Mutex};
 
 use crate::cell::SlotTable;
 use crate::log::Log;
-use crate::slot::Wakes;
 use crate::types::Slot;
+use crate::wakes::Wakes;
 
 /// Keys that are deleted before other tasks run.
 const STEP_KEYS_MAX: usize = 32;
