@@ -17,7 +17,7 @@
 
 use std::ptr::NonNull;
 
-use lockgate_runtime::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use thiserror::Error;
@@ -58,11 +58,17 @@ pub struct OutOfMemory {
 pub(crate) struct MemoryBudget {
     max_bytes: AtomicU64,
     used_bytes: AtomicU64,
+    is_tight: Apart<AtomicBool>,
 }
+
+/// On a cache line of its own: writers of all cores look at it, and it hardly ever changes.
+#[repr(align(64))]
+struct Apart<T>(T);
 
 impl MemoryBudget {
     pub(crate) fn new(max_bytes: u64) -> MemoryBudget {
-        MemoryBudget { max_bytes: AtomicU64::new(max_bytes), used_bytes: AtomicU64::new(0) }
+        let (max_bytes, used_bytes) = (AtomicU64::new(max_bytes), AtomicU64::new(0));
+        MemoryBudget { max_bytes, used_bytes, is_tight: Apart(AtomicBool::new(false)) }
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
@@ -76,17 +82,26 @@ impl MemoryBudget {
     /// What is in use stays, also if it is more than that.
     pub(crate) fn set_max_bytes(&self, max_bytes: u64) {
         self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.note(self.used_bytes());
     }
 
-    /// Whether less than a sixteenth is left.
+    /// Whether less than a sixteenth is left; while others charge and give back, nearly so.
     pub(crate) fn is_tight(&self) -> bool {
+        self.is_tight.0.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, used_bytes: u64) {
         let max_bytes = self.max_bytes();
-        self.used_bytes() > max_bytes - max_bytes / 16
+        let is_tight = used_bytes > max_bytes - max_bytes / 16;
+        if self.is_tight() != is_tight {
+            self.is_tight.0.store(is_tight, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes <= self.max_bytes() {
+            self.note(before + bytes);
             return Ok(());
         }
         self.credit(bytes);
@@ -94,12 +109,14 @@ impl MemoryBudget {
     }
 
     pub(crate) fn charge_beyond(&self, bytes: u64) {
-        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.note(before + bytes);
     }
 
     pub(crate) fn credit(&self, bytes: u64) {
         let before = self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "more memory is given back than was taken");
+        self.note(before - bytes);
     }
 
     fn refusal(&self, needed_bytes: u64) -> OutOfMemory {

@@ -27,7 +27,7 @@ pub struct Mutation {
 pub enum Caught {
     /// The oracles, within [`SEEDS_MAX`] seeds of this scenario.
     In(Scenario),
-    /// The test of this name in `sim/tests/all/rules.rs`: runs do not show it, other rules stand in.
+    /// The test of this name in `sim/tests/all/rules.rs` or `compactions.rs`: runs do not show it, other rules stand in.
     ByTest(&'static str),
 }
 
@@ -258,6 +258,24 @@ pub const MUTATIONS: &[Mutation] = &[
         "R17",
         Scenario::ManyJobs,
         "followers and importing slots expire by themselves",
+    ),
+    checked(
+        "compacted-above-the-watermark",
+        "R4",
+        "what_may_be_taken_back_stays_with_what_it_superseded",
+        "what an unacknowledged write superseded is discarded",
+    ),
+    checked(
+        "discarded-before-it-is-sent",
+        "R4, R5",
+        "what_a_stream_has_yet_to_send_stays",
+        "a compaction discards what a stream has not sent",
+    ),
+    checked(
+        "floor-not-raised",
+        "R5",
+        "a_receiver_below_the_floor_starts_anew",
+        "a tombstone is discarded, and the slot's floor stays",
     ),
     bug(
         "expiry-not-logged",

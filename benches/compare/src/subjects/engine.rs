@@ -18,6 +18,8 @@ const MEMORY_BYTES_PER_CORE: u64 = 16 << 30;
 pub struct Settings {
     /// Its cores.
     pub cores: usize,
+    /// How much its log may hold unwritten; `None`: as much as by default.
+    pub log_unwritten_bytes_max: Option<u64>,
 }
 
 /// An engine, and its keyspace that everything is in.
@@ -51,7 +53,11 @@ impl EngineSubject {
 
 fn open_engine(folder: &Path, settings: &Settings) -> Result<Engine, OpenError> {
     let memory_bytes = MEMORY_BYTES_PER_CORE * settings.cores as u64;
-    Engine::builder(folder.join("engine")).cores(settings.cores).memory_bytes_max(memory_bytes).open()
+    let builder = Engine::builder(folder.join("engine")).cores(settings.cores).memory_bytes_max(memory_bytes);
+    match settings.log_unwritten_bytes_max {
+        Some(bytes) => builder.log_unwritten_bytes_max(bytes).open(),
+        None => builder.open(),
+    }
 }
 
 impl Map for EngineSubject {
@@ -83,6 +89,9 @@ impl Map for EngineSubject {
     }
 }
 
+/// The name of how many live records compactions have copied.
+pub const MOVED: &str = "records moved";
+
 /// The engine's own figures, in the order in which they are shown.
 fn accounts(stats: &EngineStats) -> Account {
     let bytes = [
@@ -90,6 +99,7 @@ fn accounts(stats: &EngineStats) -> Account {
         ("segments", stats.segment_bytes),
         ("indexes", stats.index_bytes),
         ("segments and pins", stats.memory_used_bytes),
+        (MOVED, stats.compaction.moved_records),
     ];
     bytes.map(|(name, bytes)| (name.to_owned(), bytes as f64)).into()
 }

@@ -22,7 +22,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 pub use dash_map::DashMapSubject;
-pub use engine::{EngineSubject, Settings};
+pub use engine::{EngineSubject, MOVED, Settings};
 pub use hash_brown::HashBrownSubject;
 pub use papaya::PapayaSubject;
 use serde::{Deserialize, Serialize};

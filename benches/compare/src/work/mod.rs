@@ -29,7 +29,7 @@ pub struct Context {
 impl Context {
     /// How engines are opened.
     pub fn settings(&self) -> Settings {
-        Settings { cores: usize::from(self.run.cores) }
+        Settings { cores: usize::from(self.run.cores), log_unwritten_bytes_max: None }
     }
 }
 

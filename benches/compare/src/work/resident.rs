@@ -2,7 +2,7 @@
 //!
 //! Each figure comes from a process of its own, which does nothing else: what a map took before cannot be told apart from
 //! what it takes now. The figure is the difference of the resident memory before and after the load, with everything that
-//! came with it (log buffers, rounding, tables that are half empty). The engine's own account is shown beside, with what
+//! came with it (rounding, tables that are half empty, and log buffers: the engine's log is bounded to 4 MiB of them here). The engine's own account is shown beside, with what
 //! it takes when it is empty. One process for each figure: they hardly differ from run to run.
 
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::keys::WorkingSet;
 use crate::memory::{available_bytes, disk_free_bytes, resident_bytes};
 use crate::report::{ENGINE_ISSUE, Goal, Report};
 use crate::subjects::{
-    Account, DashMapSubject, EngineSubject, HashBrownSubject, Map, MapKind, PapayaSubject, Settings,
+    Account, DashMapSubject, EngineSubject, HashBrownSubject, MOVED, Map, MapKind, PapayaSubject, Settings,
 };
 
 /// The command line's name of the child that measures.
@@ -31,6 +31,8 @@ const OVERWRITTEN_VALUE_BYTES: usize = 100;
 const OVERWRITES: u32 = 20;
 /// What memory may be after that, against a fresh load.
 const GROWTH_MAX: f64 = 1.35;
+/// What the engine's log may hold unwritten here: its buffers are not what keys take, but they are resident memory.
+const LOG_UNWRITTEN_BYTES_MAX: u64 = 4 << 20;
 /// What a key takes beside its value, at most: in memory, and in a log.
 const KEY_MEMORY_BYTES: u64 = 250;
 const KEY_LOG_BYTES: u64 = 64;
@@ -110,7 +112,11 @@ fn overwritten(context: &Context, report: &mut Report) -> Result<(), Failure> {
         let found = in_child(context, map, keys, OVERWRITTEN_VALUE_BYTES, OVERWRITES)?;
         let times = found.overwritten_bytes as f64 / found.loaded_bytes as f64;
         let per_key = found.overwritten_bytes as f64 / f64::from(keys);
-        let measured = format!("{per_key:.1} B a key after {OVERWRITES} x {keys} sets");
+        let mut measured = format!("{per_key:.1} B a key after {OVERWRITES} x {keys} sets");
+        if let Some((_, moved)) = found.account.iter().find(|(name, _)| name == MOVED) {
+            let sets = f64::from(OVERWRITES) * f64::from(keys);
+            measured.push_str(&format!(", {:.2} records moved a set", moved / sets));
+        }
         let row = format!("{OVERWRITES_NAME}: {}", map.name());
         if map == MapKind::Engine {
             let goal = (Goal::AtMost(GROWTH_MAX), "of a fresh load");
@@ -173,7 +179,8 @@ pub fn be_child(order: &MemoryOrder) -> Result<(), Failure> {
     let orphan_signal = rustix::process::Signal::KILL;
     rustix::process::set_parent_process_death_signal(Some(orphan_signal))
         .during("asking to end with the parent")?;
-    let settings = Settings { cores: usize::from(order.cores) };
+    let settings =
+        Settings { cores: usize::from(order.cores), log_unwritten_bytes_max: Some(LOG_UNWRITTEN_BYTES_MAX) };
     let found = match order.map {
         MapKind::Engine => fill(order, |folder| EngineSubject::open(folder, &settings)),
         MapKind::DashMap => fill(order, |_| Ok(DashMapSubject::default())),
