@@ -10,7 +10,7 @@ use lockgate_runtime::sync::Arc;
 
 use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory};
 use crate::record::{Kind, RECORD_ALIGN_BYTES, Record};
-use crate::segment::{EXTENT_BYTES_MAX, PinnedRange, RecordOffset, Segment, Writer, record_at};
+use crate::segment::{EXTENT_BYTES_MAX, Extent, PinnedRange, RecordOffset, Segment, Writer, record_at};
 use crate::types::{RangeHeader, Term, Version};
 
 /// A new segment has this part of what its chain already holds...
@@ -186,6 +186,14 @@ impl Chain {
         self.segment_bytes += block.bytes() as u64;
         self.tail = Some(Writer::new(block, range));
         Ok(())
+    }
+
+    /// As [`Chain::reserve`]: the next append is about what is in this extent already.
+    pub(crate) fn adopt(&mut self, range: RangeHeader, extent: Extent) {
+        self.seal();
+        let tail = Writer::over(extent, range);
+        self.segment_bytes += tail.segment().block_bytes() as u64;
+        self.tail = Some(tail);
     }
 
     /// Ends the last segment: its unused tail goes back to the arena, or all of it when nothing was written.

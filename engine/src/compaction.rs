@@ -20,10 +20,11 @@ use lockgate_runtime::mutation;
 
 use crate::arena::OutOfMemory;
 use crate::chain::{Link, SEGMENT_BYTES_MAX};
+use crate::frames::FRAME_STABLE;
 use crate::log::Log;
 use crate::record::Kind;
 use crate::segment::RecordOffset;
-use crate::slot::{FRAME_STABLE, SlotState};
+use crate::slot::SlotState;
 use crate::store::Store;
 use crate::types::{RangeHeader, Version};
 

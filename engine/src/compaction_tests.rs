@@ -205,7 +205,7 @@ impl Test {
                 Ok(Some(cut)) => {
                     assert_eq!(cut.version, to);
                     let expected = self.content_at(to.counter);
-                    let store = cut.store().expect("something is taken back");
+                    let store = cut.store.as_ref().expect("something is taken back");
                     assert_eq!(store.keys(), expected.len() as u64);
                     for (key, (value, _)) in &expected {
                         assert_eq!(store.record_at(store.find(KEYSPACE, key).unwrap()).value, &value[..]);

@@ -10,7 +10,7 @@ use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
-use crate::arena::MemoryBudget;
+use crate::arena::{Arena, MemoryBudget};
 use crate::builder::EngineBuilder;
 use crate::cell::{SlotCell, SlotTable};
 use crate::compactor::{Compactor, Stability, StableWatermarks};
@@ -130,6 +130,11 @@ impl Engine {
     /// The runtime's wall clock, in milliseconds since 1970.
     pub(crate) fn unix_ms(&self) -> u64 {
         self.inner.runtime.unix_ms()
+    }
+
+    /// Where a slot's memory comes from.
+    pub(crate) fn arena_of(&self, slot: Slot) -> Arc<Arena> {
+        self.slot(slot).lock().store.chain().arena().clone()
     }
 
     pub(crate) fn home_log(&self, slot: Slot) -> &Log {

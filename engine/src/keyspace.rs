@@ -13,6 +13,7 @@ use std::ops::Deref;
 use crate::engine::Engine;
 use crate::error::OpError;
 use crate::expiry::{Glance, Met};
+use crate::extent::FilledRecord;
 use crate::index::KeyHasher;
 use crate::log::LogPosition;
 use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
@@ -165,9 +166,18 @@ impl Keyspace {
         let reservation = log
             .reserve(encoded_bytes(false, key.len(), value.len()))
             .map_err(|error| OpError::from_log(slot, error))?;
+        let new = NewRecord::put(self.number, key, value, None);
+        // A long value is copied and checksummed before the lock.
+        let filled = FilledRecord::is_worth_it(new.encoded_bytes())
+            .then(|| FilledRecord::new(&self.engine.arena_of(slot), &new))
+            .transpose()
+            .map_err(|source| OpError::OutOfMemory { slot, source })?;
         self.locked(slot, |held, wakes| {
             held.check_writable()?;
-            wakes.add(held.write(NewRecord::put(self.number, key, value, None), log, reservation)?);
+            wakes.add(match filled {
+                Some(filled) => held.write_filled(filled, log, reservation)?,
+                None => held.write(new, log, reservation)?,
+            });
             Ok(self.receipt(slot, held.version(), held.position()))
         })
     }

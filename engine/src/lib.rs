@@ -30,7 +30,7 @@
 //! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`,
-//! `chain`, `charge` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `subscriptions`, `wakes`, `slot` (all that a slot's lock guards),
+//! `chain`, `charge`, `extent` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `subscriptions`, `wakes`, `slot` (all that a slot's lock guards),
 //! `cell` (the lock); `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and
 //! `sweeper` (how keys end); `dirty` and `stream` (reading slots while they are written); `options`, `keyspace`, `many`,
 //! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
@@ -56,6 +56,8 @@ mod dirty;
 mod engine;
 mod error;
 mod expiry;
+mod extent;
+mod frames;
 mod free_list;
 mod gate;
 mod history;
@@ -92,6 +94,7 @@ pub use engine::Engine;
 pub use error::{
     ApplyError, BatchError, ClearError, OpError, OpenError, SlotError, SubscribeError, WaitError,
 };
+pub use frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
 pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
@@ -99,7 +102,6 @@ pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
 pub use recovery::ReplayError;
 pub use scan::{ScanCursor, ScanEntry, ScanPage};
 pub use segment::PinnedRange;
-pub use slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
 pub use stats::{CompactionStats, CoreStats, DataStats, EngineStats, KeyspaceStats, SlotStats};
 pub use stream::{SlotStream, StreamRange};
 pub use types::{

@@ -10,9 +10,10 @@ use lockgate_runtime::sync::{Arc, MutexGuard};
 
 use crate::engine::Engine;
 use crate::error::SlotError;
+use crate::frames::{FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE};
 use crate::gate::Action;
 use crate::log::{Log, LogError, Reservation};
-use crate::slot::{FRAME_DROP, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, SlotState};
+use crate::slot::SlotState;
 use crate::store::Store;
 use crate::types::{FrozenAt, Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Truncated, Version};
 use crate::wakes::Wakes;

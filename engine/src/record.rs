@@ -235,6 +235,33 @@ pub fn encode(out: &mut [u8], new: &NewRecord<'_>) {
     out[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
+/// The checksum of an encoded record without its delta: enough to give it another one without reading all of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RestChecksum {
+    crc: u32,
+    bytes: usize,
+}
+
+const DELTA: Range<usize> = 4..8;
+
+impl RestChecksum {
+    /// Of the record that was encoded into `bytes`.
+    pub(crate) fn of(bytes: &[u8], new: &NewRecord<'_>) -> RestChecksum {
+        let end = key_start(new.deadline_ms.is_some()) + new.key.len() + new.value.len();
+        let rest = &bytes[DELTA.end..end];
+        RestChecksum { crc: crc32c::crc32c(rest), bytes: rest.len() }
+    }
+
+    /// Gives that record another delta.
+    pub(crate) fn set_delta(self, bytes: &mut [u8], delta: u32) {
+        assert!(delta > 0, "not a record");
+        let delta = delta.to_le_bytes();
+        let crc = crc32c::crc32c_combine(crc32c::crc32c(&delta), self.crc, self.bytes);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        bytes[DELTA].copy_from_slice(&delta);
+    }
+}
+
 /// What a record's header says of the bytes behind it.
 struct Layout {
     kind: Kind,
@@ -428,6 +455,16 @@ mod tests {
         let ends_early = |end: usize| RecordError::Truncated { needed_bytes: 28, have_bytes: end };
         for end in 16..28 {
             assert_eq!(verify(&bytes[..end]), Err(ends_early(end)), "a deadline has eight bytes");
+        }
+    }
+
+    #[test]
+    fn another_delta_makes_the_record_that_would_have_been_encoded_with_it() {
+        for (value, deadline_ms) in [(&b""[..], None), (b"value", Some(7)), (&[3; 1001], None)] {
+            let new = NewRecord { delta: 1, ..NewRecord::put(5, b"key", value, deadline_ms) };
+            let mut bytes = encoded(&new);
+            RestChecksum::of(&bytes, &new).set_delta(&mut bytes, 0x1234_5678);
+            assert_eq!(bytes, encoded(&NewRecord { delta: 0x1234_5678, ..new }));
         }
     }
 

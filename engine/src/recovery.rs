@@ -20,11 +20,12 @@ use crate::arena::OutOfMemory;
 use crate::builder::{CORES_MAX, core_log_name};
 use crate::cell::SlotCell;
 use crate::error::{ApplyError, OpenError, SlotError};
+use crate::frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
 use crate::log::files::parse_file_name;
 use crate::log::format::FRAME_HEADER_BYTES;
 use crate::log::{self, FrameHeader, FrameKind, RecoveredEnd, VisitError};
 use crate::meta::Directory;
-use crate::slot::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE, SlotState};
+use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
 
 /// What the recovery of one log found.

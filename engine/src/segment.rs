@@ -159,6 +159,22 @@ fn parsed(bytes: &[u8]) -> Record<'_> {
     record::parse(bytes).expect("published bytes are whole records that were encoded here or verified")
 }
 
+/// Memory that was filled before anybody knows of it.
+pub(crate) struct Extent {
+    block: Block,
+}
+
+impl Extent {
+    /// Has `fill` write the first `bytes` of a block that nobody else has.
+    pub(crate) fn fill<T>(block: Block, bytes: usize, fill: impl FnOnce(&mut [u8]) -> T) -> (Extent, T) {
+        assert!(bytes <= block.bytes(), "the block was taken for it");
+        // SAFETY: the block's bytes belong to whoever holds it (see `arena.rs`), which is this function; they are initialised.
+        let out = unsafe { slice::from_raw_parts_mut(block.start().as_ptr(), bytes) };
+        let filled = fill(out);
+        (Extent { block }, filled)
+    }
+}
+
 /// The only one that appends to a segment.
 pub(crate) struct Writer {
     segment: Arc<Segment>,
@@ -168,6 +184,12 @@ impl Writer {
     /// A new segment in this block.
     pub(crate) fn new(block: Block, range: RangeHeader) -> Writer {
         Writer { segment: Arc::new(Segment { block, range, published: AtomicU32::new(0) }) }
+    }
+
+    /// A new segment where an extent is. Nothing of it is published yet: it is appended like anything else, by somebody who
+    /// finds the bytes there.
+    pub(crate) fn over(extent: Extent, range: RangeHeader) -> Writer {
+        Writer::new(extent.block, range)
     }
 
     /// What it writes to.

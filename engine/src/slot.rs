@@ -21,6 +21,8 @@ use crate::compactor::Compactor;
 use crate::dirty::DirtySlots;
 use crate::error::{ApplyError, OpError, SlotError};
 use crate::expiry::SlotTime;
+use crate::extent::FilledRecord;
+use crate::frames::FRAME_DATA;
 use crate::gate::{self, Action};
 use crate::history::History;
 use crate::log::{FrameHeader, FrameKind, Log, LogFailed, LogPosition, Reservation};
@@ -31,21 +33,6 @@ use crate::subscriptions::Subscriptions;
 use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
 use crate::wakes::Wakes;
-
-/// A frame with records.
-pub const FRAME_DATA: FrameKind = FrameKind(1);
-/// A frame that begins a generation.
-pub const FRAME_OPEN: FrameKind = FrameKind(2);
-/// A frame that ends a generation for ever.
-pub const FRAME_DROP: FrameKind = FrameKind(3);
-/// A frame that begins a term of ownership.
-pub const FRAME_TERM: FrameKind = FrameKind(4);
-
-/// A frame that ends a slot's history at an earlier write: all behind it is gone.
-pub const FRAME_TRUNCATE: FrameKind = FrameKind(5);
-
-/// A frame that says up to where writes are never taken back, so that a replay may discard what they superseded.
-pub const FRAME_STABLE: FrameKind = FrameKind(6);
 
 /// What one slot's lock guards.
 ///
@@ -87,16 +74,9 @@ pub(crate) struct SlotState {
 /// What a slot is without its last writes.
 pub(crate) struct Cut {
     /// `None`: all records stay.
-    store: Option<Store>,
+    pub(crate) store: Option<Store>,
     pub(crate) version: Version,
     pub(crate) dropped_records: u64,
-}
-
-#[cfg(test)]
-impl Cut {
-    pub(crate) fn store(&self) -> Option<&Store> {
-        self.store.as_ref()
-    }
 }
 
 /// The part of a verified range that a slot does not have yet.
@@ -252,20 +232,46 @@ impl SlotState {
         reservation: Reservation<'_>,
     ) -> Result<Wakes, OpError> {
         debug_assert!(self.gate == Gate::Owned || self.ends_keys(), "only an owner writes");
-        let counter = self.version.counter + 1;
-        if counter - self.base > u64::from(u32::MAX) {
-            self.base = self.version.counter;
-        }
-        let range = RangeHeader { term: self.term, base: self.base };
-        let new = NewRecord { delta: (counter - self.base) as u32, ..new };
+        let (range, delta) = self.next();
+        let new = NewRecord { delta, ..new };
         let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
         self.store.reserve_for(range, &[new], new.encoded_bytes()).map_err(out_of_memory)?;
         let frame = self.frame(FRAME_DATA, range);
         self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
+        Ok(self.wrote(range.base + u64::from(delta)))
+    }
+
+    /// As [`write`](SlotState::write), of a record that is in memory of its own already.
+    pub(crate) fn write_filled(
+        &mut self,
+        filled: FilledRecord,
+        log: &Log,
+        reservation: Reservation<'_>,
+    ) -> Result<Wakes, OpError> {
+        debug_assert!(self.gate == Gate::Owned, "only an owner writes");
+        let (range, delta) = self.next();
+        self.store.reserve_entry().map_err(|source| OpError::OutOfMemory { slot: self.slot, source })?;
+        let frame = self.frame(FRAME_DATA, range);
+        let append = |bytes: &[u8]| log.append(reservation, frame, &[bytes]);
+        self.position = self.store.write_filled(range, delta, filled, append)?;
+        Ok(self.wrote(range.base + u64::from(delta)))
+    }
+
+    /// What the next write counts from, and its delta.
+    fn next(&mut self) -> (RangeHeader, u32) {
+        let counter = self.version.counter + 1;
+        if counter - self.base > u64::from(u32::MAX) {
+            self.base = self.version.counter;
+        }
+        (RangeHeader { term: self.term, base: self.base }, (counter - self.base) as u32)
+    }
+
+    /// The write with this counter is done.
+    fn wrote(&mut self, counter: u64) -> Wakes {
         self.version = Version::new(self.term, counter);
         let mut wakes = self.marked();
         self.schedule(&mut wakes);
-        Ok(wakes)
+        wakes
     }
 
     /// As [`write`](SlotState::write), of several records at once, of at most

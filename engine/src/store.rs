@@ -14,6 +14,7 @@ use lockgate_runtime::{mutation, sync::Arc};
 use crate::arena::{Arena, OutOfMemory};
 use crate::chain::Chain;
 use crate::charge::Charge;
+use crate::extent::FilledRecord;
 use crate::index::{Index, KeyHasher};
 use crate::log::LogPosition;
 use crate::record::{self, Kind, NewRecord, Record};
@@ -191,7 +192,7 @@ impl Store {
 
     /// Makes room for records of `bytes`. Changes nothing on failure.
     pub(crate) fn reserve(&mut self, range: RangeHeader, bytes: usize) -> Result<(), OutOfMemory> {
-        self.charge.raise_to(self.index.bytes() + self.index.growth_bytes())?;
+        self.reserve_entry()?;
         self.chain.reserve(range, bytes)
     }
 
@@ -247,6 +248,30 @@ impl Store {
             self.take_in(place);
         }
         Ok(position)
+    }
+
+    /// As [`write`](Store::write), of a record that is in memory of its own already. Nothing is reserved but the index's room.
+    pub(crate) fn write_filled<E>(
+        &mut self,
+        range: RangeHeader,
+        delta: u32,
+        filled: FilledRecord,
+        log: impl FnOnce(&[u8]) -> Result<LogPosition, E>,
+    ) -> Result<LogPosition, E> {
+        let bytes = filled.bytes();
+        let (extent, rest) = filled.into_parts();
+        self.chain.adopt(range, extent);
+        let (place, position) = self.chain.append(range.base + u64::from(delta), bytes, |out| {
+            rest.set_delta(out, delta);
+            log(out)
+        })?;
+        self.take_in(place);
+        Ok(position)
+    }
+
+    /// Makes room in the index for one more key. Changes nothing on failure.
+    pub(crate) fn reserve_entry(&mut self) -> Result<(), OutOfMemory> {
+        self.charge.raise_to(self.index.bytes() + self.index.growth_bytes())
     }
 
     /// Copies verified records into reserved room and takes each in. `counter` is the first one's.

@@ -95,6 +95,28 @@ fn at_the_bound_deletes_make_room() {
 }
 
 #[test]
+fn long_values_have_memory_of_their_own_that_comes_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = builder(folder.path(), 1).memory_bytes_max(4 << 20).open().unwrap();
+    let keys = engine.keyspace(0);
+    for round in 0..60u8 {
+        let set = |name: &[u8], bytes| keys.set(name, &vec![round; bytes]).is_ok();
+        let keys_there = keys.clone();
+        if !set(b"{t}long", 300_000) {
+            wait_until(&engine, "room", move |_| keys_there.set(b"{t}long", &vec![round; 300_000]).is_ok());
+        }
+        assert!(set(b"{t}short", 10));
+    }
+    let status = engine.slot_status(slot_of("t"));
+    wait_until(&engine, "the rest comes back", |engine| engine.stats().dead_bytes < 300_000);
+    assert_eq!(engine.compaction_stats().moved_bytes / 300_000, 0, "no long value is copied");
+    drop((engine, keys));
+    let engine = builder(folder.path(), 1).memory_bytes_max(4 << 20).open().unwrap();
+    assert_eq!(engine.slot_status(slot_of("t")).digest, status.digest);
+    assert!(engine.keyspace(0).get(b"{t}long").unwrap().unwrap() == vec![59; 300_000]);
+}
+
+#[test]
 fn pinned_values_stay_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let engine = builder(folder.path(), 1).open().unwrap();
