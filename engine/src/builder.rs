@@ -141,7 +141,7 @@ impl EngineBuilder {
         let hasher = KeyHasher::new(runtime.random_u64());
         let slots = self.empty_slots(&budget, &hasher, &gate_changes, (&sweepers, &compactors))?;
         // Before the recovery, which has the system forget what it remembers of the files.
-        let kept = kept_written(&directory).await;
+        let kept = kept_written(&mut directory).await?;
         let recovered = recover_all(&directory, &slots).await?;
         let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
         let number = directory.begin_boot(ends, kept).await?;

@@ -14,7 +14,7 @@ use std::path::Path;
 use lockgate_runtime::{File, OpenOptions, fs};
 
 use crate::log::files::parse_file_name;
-use crate::meta::Directory;
+use crate::meta::{Directory, MetaError};
 use crate::recovery::core_of;
 
 /// The files of a chain that may have unsynced batches: the one in use, behind which one more is prepared.
@@ -22,18 +22,20 @@ const UNSYNCED_FILES_MAX: usize = 2;
 const READ_BYTES: usize = 1 << 20;
 
 /// Whether nothing that the latest boot wrote can be lost. To be asked before the recovery.
-pub(crate) async fn kept_written(directory: &Directory) -> bool {
+pub(crate) async fn kept_written(directory: &mut Directory) -> Result<bool, MetaError> {
     if directory.meta().boot == 0 {
-        return true;
+        return Ok(true);
     }
     if !directory.is_same_os_boot() {
-        return false;
+        return Ok(false);
     }
+    // The check destroys its own evidence: if it is not finished, no later one can tell.
+    directory.forget_os_boot().await?;
     let unchanged = are_unchanged(directory).await;
-    unchanged.unwrap_or_else(|error| {
+    Ok(unchanged.unwrap_or_else(|error| {
         tracing::warn!(%error, "the latest log files could not be read: taken as if writes were lost");
         false
-    })
+    }))
 }
 
 async fn are_unchanged(directory: &Directory) -> io::Result<bool> {

@@ -189,6 +189,12 @@ impl Directory {
         self.replace(meta).await
     }
 
+    /// Until the next boot begins, any start takes the system for another one.
+    pub async fn forget_os_boot(&mut self) -> Result<(), MetaError> {
+        let meta = Meta { os_boot_id: Default::default(), ..self.meta.clone() };
+        self.replace(meta).await
+    }
+
     /// Whether the operating system has not started anew since the latest boot began. False where that is not known.
     pub fn is_same_os_boot(&self) -> bool {
         lockgate_runtime::os_boot_id().is_some_and(|now| now != [0; 16] && now == self.meta.os_boot_id)
