@@ -14,6 +14,7 @@ mod lives;
 mod modify;
 mod operations;
 mod ownership;
+mod races;
 mod recovery;
 mod scan;
 mod stats;
