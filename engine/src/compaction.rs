@@ -129,6 +129,14 @@ impl Store {
         self.chain().dead_bytes() + self.chain().tombstone_bytes()
     }
 
+    /// Whether anybody else holds a segment with garbage: it may go once it is let go of.
+    fn has_pinned_garbage(&self) -> bool {
+        let links = self.chain().links().iter().enumerate();
+        links
+            .filter(|(_, link)| link.dead_bytes + link.tombstone_bytes > 0)
+            .any(|(at, _)| !self.chain().is_unpinned(at))
+    }
+
     fn is_tight(&self) -> bool {
         self.chain().arena().budget().is_tight()
     }
@@ -356,7 +364,7 @@ impl SlotState {
             if mutation!("compacted-above-the-watermark") { last.counter } else { stable.min(last.counter) };
         let limits = self.limits(stable);
         let Some(compacted) = self.store.compact(limits, last)? else {
-            if limits.tombstones_to >= last.counter {
+            if limits.tombstones_to >= last.counter && !self.store.has_pinned_garbage() {
                 // Nothing holds it back: it is there to stay.
                 self.compaction.barren_bytes = self.store.garbage_bytes();
                 self.compaction.barren_when_tight = self.store.is_tight();

@@ -65,6 +65,8 @@ mod index;
 mod kept;
 mod keyspace;
 pub mod log;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod many;
 pub mod meta;
 mod modify;
