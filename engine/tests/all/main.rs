@@ -10,6 +10,7 @@ mod errors;
 mod expiry;
 mod expiry_model;
 mod kept;
+mod life;
 mod lives;
 mod modify;
 mod operations;
