@@ -117,7 +117,11 @@ fuzz_target!(|input: &[u8]| {
             Ok(end) => {
                 assert!(is_damaged || seen == frames, "what is whole is found");
                 let (again, seen_again) = recovered(&end.ends).await;
-                assert_eq!((again.unwrap().position, seen_again), (end.position, seen), "an end that is known");
+                assert_eq!(
+                    (again.unwrap().position, seen_again),
+                    (end.position, seen),
+                    "an end that is known"
+                );
             }
             Err(error) => assert!(is_damaged, "{error}"),
         }
