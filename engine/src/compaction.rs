@@ -41,7 +41,7 @@ const WORTH_DIVISOR: u64 = 8;
 /// So many segments are looked at in one step without finding anything that may go.
 const TRIED_MAX: usize = 8;
 /// Writes above the watermark that are looked at for what they supersede. With more of them the compaction waits.
-const UNSTABLE_BYTES_MAX: usize = 256 << 10;
+const UNSTABLE_RECORDS_MAX: usize = 16 << 10;
 
 /// What may be discarded of a slot now, by counters.
 #[derive(Clone, Copy, Debug)]
@@ -268,15 +268,13 @@ impl Store {
             return Some(unstable);
         }
         let (first, mut from) = self.chain().find_after(counter);
-        let links = &self.chain().links()[first..];
-        let bytes: usize = links.iter().map(|link| link.segment.published()).sum();
-        if bytes - from > UNSTABLE_BYTES_MAX {
-            return None;
-        }
-        for link in links {
+        for link in &self.chain().links()[first..] {
             for (_, record) in link.segment.records().filter(|(at, _)| *at >= from) {
                 unstable.any |= !matches!(record.kind, Kind::Put | Kind::Delete);
                 unstable.hashes.push(self.hash(&record));
+                if unstable.hashes.len() > UNSTABLE_RECORDS_MAX {
+                    return None;
+                }
             }
             from = 0;
         }

@@ -121,7 +121,21 @@ pub struct CompactionStats {
     pub freed_bytes: u64,
 }
 
+impl CompactionStats {
+    /// How often a byte is written to memory altogether, in a steady state, in which as much is freed as is written anew:
+    /// once, and each time that it is moved. 1 before anything was freed.
+    pub fn write_amplification(&self) -> f64 {
+        if self.freed_bytes == 0 { 1.0 } else { 1.0 + self.moved_bytes as f64 / self.freed_bytes as f64 }
+    }
+}
+
 impl EngineStats {
+    /// Which part of the records' bytes is live: 1 where there is no garbage.
+    pub fn live_ratio(&self) -> f64 {
+        let all_bytes = self.live_bytes + self.dead_bytes;
+        if all_bytes == 0 { 1.0 } else { self.live_bytes as f64 / all_bytes as f64 }
+    }
+
     /// Counts a slot of this core. The cores are there already.
     pub(crate) fn add(&mut self, core: usize, slot: &SlotStats) {
         let data = slot.data;

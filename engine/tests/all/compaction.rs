@@ -40,6 +40,8 @@ fn overwriting_one_working_set_takes_little_more_than_a_fresh_load() {
     let stats = engine.stats();
     assert_eq!((stats.keys, stats.live_bytes), (fresh.keys, fresh.live_bytes));
     assert!(stats.compaction.freed_bytes > 8 * fresh.live_bytes, "{stats:?}");
+    assert!(fresh.live_ratio() == 1.0 && stats.live_ratio() > 0.4, "{}", stats.live_ratio());
+    assert!(fresh.compaction.write_amplification() == 1.0 && stats.compaction.write_amplification() > 1.0);
     // The log has ten times as much as fits: what it superseded is discarded while it is replayed.
     let digests: Vec<u64> = Slot::all().map(|slot| engine.slot_status(slot).digest).collect();
     drop(engine);

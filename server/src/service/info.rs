@@ -106,8 +106,13 @@ impl Commands {
             std::process::id()
         );
         let memory = format!(
-            "used_memory:{}\r\nused_memory_payload:{}\r\n",
-            stats.memory_used_bytes, stats.live_bytes
+            "used_memory:{}\r\nused_memory_payload:{}\r\nmaxmemory:{}\r\nmem_live_ratio:{:.3}\r\n\
+             mem_write_amplification:{:.2}\r\n",
+            stats.memory_used_bytes,
+            stats.live_bytes,
+            stats.memory_max_bytes,
+            stats.live_ratio(),
+            stats.compaction.write_amplification()
         );
         let logs: String = stats
             .cores

@@ -34,6 +34,11 @@ pub const RANGE_BYTES: usize = 128 << 10;
 const PACK_BYTES_MAX: usize = 8 << 10;
 /// A message with less room left than this is sent.
 const PACK_ROOM_MIN: usize = 2 << 10;
+/// A follower that has so many more writes of a slot than it knows to be acknowledged is told soon: it keeps all that they
+/// superseded.
+const UNTOLD_WRITES_MANY: u64 = 2048;
+/// Soon.
+const URGENT_PAUSE: Duration = Duration::from_millis(5);
 /// Watermarks of one message.
 const WATERMARKS_PER_MESSAGE: usize = 1024;
 /// Refusals of one message.
@@ -132,6 +137,7 @@ impl Feeder {
                 refusals: Vec::new(),
                 untold: BTreeSet::new(),
                 looked_at_ns: None,
+                is_urgent: false,
                 look_then: false,
             }),
             watermarks: self.watermarks,
@@ -168,6 +174,8 @@ struct State {
     looked_at_ns: Option<u64>,
     /// ... and whether the next look was put off until the pause is over.
     look_then: bool,
+    /// Some follower's slot has very much more than was told.
+    is_urgent: bool,
 }
 
 /// One subscription.
@@ -323,7 +331,10 @@ impl Feed {
         assert!(fed.synced <= fed.received, "slot {slot}: synced is never ahead of received");
         self.observer.acknowledged(&self.peer, slot, fed.source_generation, fed.received, fed.synced);
         if self.watermarks.is_some() && fed.knows_too_little() {
-            self.state.borrow_mut().untold.insert(slot);
+            let mut state = self.state.borrow_mut();
+            state.untold.insert(slot);
+            let told = fed.told.map_or(fed.cursor.counter, |told| told.counter);
+            state.is_urgent |= fed.received.counter.saturating_sub(told) > UNTOLD_WRITES_MANY;
         }
     }
 
@@ -389,7 +400,9 @@ impl Feed {
 
     /// When watermarks are to be looked at next.
     fn look_from_ns(&self) -> u64 {
-        let pause_ns = self.observer.watermark_pause().as_nanos() as u64;
+        let pause = self.observer.watermark_pause();
+        let is_urgent = self.state.borrow().is_urgent;
+        let pause_ns = if is_urgent { pause.min(URGENT_PAUSE) } else { pause }.as_nanos() as u64;
         self.state.borrow().looked_at_ns.map_or(0, |looked_at_ns| looked_at_ns.saturating_add(pause_ns))
     }
 
@@ -397,7 +410,7 @@ impl Feed {
     fn next_watermarks(&self) -> Option<Vec<AckedTo>> {
         let from_ns = self.look_from_ns();
         let mut state = self.state.borrow_mut();
-        let State { slots, untold, looked_at_ns, look_then, .. } = &mut *state;
+        let State { slots, untold, looked_at_ns, look_then, is_urgent, .. } = &mut *state;
         if untold.is_empty() {
             *look_then = false;
             return None;
@@ -407,7 +420,7 @@ impl Feed {
         if *look_then {
             return None;
         }
-        *looked_at_ns = Some(now_ns);
+        (*looked_at_ns, *is_urgent) = (Some(now_ns), false);
         let mut entries = Vec::new();
         untold.retain(|&slot| {
             let Some(fed) = slots.get_mut(&slot) else { return false };
