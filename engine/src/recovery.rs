@@ -245,10 +245,8 @@ fn replay_data(held: &mut SlotState, range: RangeHeader, records: &[u8]) -> Resu
     let slot = held.slot();
     let counters = verify_range(slot, range, records)?;
     if let Some(fresh) = held.fresh(range, records, counters)? {
-        let out_of_memory = |source| ReplayError::OutOfMemory { slot, source };
-        held.reserve(range, &fresh).map_err(out_of_memory)?;
+        held.reserve(range, &fresh).map_err(|source| ReplayError::OutOfMemory { slot, source })?;
         let _nobody_waits_yet = held.take_in(range, &fresh);
-        held.compact_replayed().map_err(out_of_memory)?;
     }
     Ok(())
 }
