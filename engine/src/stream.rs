@@ -1,6 +1,6 @@
 //! Streams: a slot's segments, read from a receiver's cursor on and then followed. Snapshot and tail are one thing.
 //!
-//! A stream costs its source a cursor per slot: nothing is copied or buffered. Ranges are pinned, so they stay readable
+//! A stream costs its source a cursor per slot, and what is superseded before it was sent. Ranges are pinned, so they stay readable
 //! whatever happens to the slot. Within a slot ranges come in the order of their versions; slots take turns.
 //!
 //! Invariants: a range holds whole records of one segment, so of one term and base; it does not end within a write of
