@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use crate::engine::Engine;
 use crate::error::{BatchError, OpError};
 use crate::keyspace::{check_key, check_value};
-use crate::options::Expiry;
+use crate::options::{Durability, Expiry};
 use crate::record::{NewRecord, RECORD_BYTES_MAX, encoded_bytes};
 use crate::slot::SlotState;
 use crate::types::Slot;
@@ -35,6 +35,7 @@ pub struct Batch<'a> {
     engine: Engine,
     slot: Slot,
     entries: Vec<Entry<'a>>,
+    durability: Durability,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ enum Does<'a> {
 impl Engine {
     /// An empty batch for a slot.
     pub fn batch<'a>(&self, slot: Slot) -> Batch<'a> {
-        Batch { engine: self.clone(), slot, entries: Vec::new() }
+        Batch { engine: self.clone(), slot, entries: Vec::new(), durability: self.durability() }
     }
 }
 
@@ -86,6 +87,12 @@ impl<'a> Batch<'a> {
         self
     }
 
+    /// How durable it is to be; the engine's default unless said.
+    pub fn durability(&mut self, durability: Durability) -> &mut Self {
+        self.durability = durability;
+        self
+    }
+
     /// How many entries were added.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -112,7 +119,7 @@ impl<'a> Batch<'a> {
         let slot = self.slot;
         let log = self.engine.home_log(slot);
         let reservation = log.reserve(bytes_max).map_err(|error| OpError::from_log(slot, error))?;
-        let receipt = self.engine.locked(slot, |held, wakes| {
+        let receipt = self.engine.write_locked(slot, self.durability, |held, wakes| {
             held.check_writable()?;
             let mut records = Vec::with_capacity(entries.len());
             for entry in &entries {
@@ -121,7 +128,7 @@ impl<'a> Batch<'a> {
             if !records.is_empty() {
                 wakes.add(held.write_many(&mut records, log, reservation)?);
             }
-            Ok(self.engine.receipt(slot, held.version(), held.position()))
+            Ok(self.engine.receipt(held, self.durability))
         });
         Ok(receipt?)
     }

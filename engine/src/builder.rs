@@ -20,6 +20,7 @@ use crate::index::KeyHasher;
 use crate::kept::kept_written;
 use crate::log::{self, Log, LogConfig, LogError, LogPosition};
 use crate::meta::{Directory, Meta};
+use crate::options::Durability;
 use crate::recovery::{Recovered, recover_all};
 use crate::slot::SlotState;
 use crate::store::Store;
@@ -46,6 +47,7 @@ pub struct EngineBuilder {
     log_unwritten_bytes_max: u64,
     memory_bytes_max: u64,
     flush_interval_ms: u64,
+    durability: Durability,
 }
 
 impl EngineBuilder {
@@ -59,6 +61,7 @@ impl EngineBuilder {
             log_unwritten_bytes_max: log::UNWRITTEN_BYTES_MAX_DEFAULT,
             memory_bytes_max: MEMORY_BYTES_MAX_DEFAULT,
             flush_interval_ms: log::FLUSH_INTERVAL_DEFAULT.as_millis() as u64,
+            durability: Durability::default(),
         }
     }
 
@@ -72,6 +75,13 @@ impl EngineBuilder {
     /// Whether the layer above sets every slot's gate (default: no; every slot is owned).
     pub fn clustered(mut self, clustered: bool) -> Self {
         self.clustered = clustered;
+        self
+    }
+
+    /// How durable a write is that does not say ([`Keyspace::with_durability`](crate::Keyspace::with_durability),
+    /// [`Batch::durability`](crate::Batch::durability)); default: written.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -173,6 +183,7 @@ impl EngineBuilder {
             boot,
             path: self.path,
             clustered: self.clustered,
+            durability: self.durability,
             hasher,
             slots,
             gate_changes,

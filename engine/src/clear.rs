@@ -9,6 +9,7 @@
 use crate::engine::Engine;
 use crate::error::{ClearError, OpError};
 use crate::keyspace::Keyspace;
+use crate::options::Durability;
 use crate::record::{NewRecord, RECORD_HEADER_BYTES};
 use crate::types::Slot;
 use crate::value::Receipt;
@@ -29,15 +30,20 @@ impl Engine {
     /// Removes all keys of a slot, of all keyspaces at once, and returns how many there were. If there were none nothing is
     /// written, and the receipt is for the slot's last write.
     pub fn clear_slot(&self, slot: Slot) -> Result<(u64, Receipt), OpError> {
-        self.clear_in(slot, None)
+        self.clear_in(slot, None, self.durability())
     }
 
-    fn clear_in(&self, slot: Slot, only: Option<u8>) -> Result<(u64, Receipt), OpError> {
+    fn clear_in(
+        &self,
+        slot: Slot,
+        only: Option<u8>,
+        durability: Durability,
+    ) -> Result<(u64, Receipt), OpError> {
         let log = self.home_log(slot);
         let records_max = if only.is_some() { 1 } else { KEYSPACES };
         let reservation =
             log.reserve(records_max * RECORD_HEADER_BYTES).map_err(|error| OpError::from_log(slot, error))?;
-        self.locked(slot, |held, wakes| {
+        self.write_locked(slot, durability, |held, wakes| {
             held.check_writable()?;
             let (mut keys, mut records) = (0, Vec::new());
             for (keyspace, of_keyspace, _) in held.store.keyspaces() {
@@ -49,7 +55,7 @@ impl Engine {
             if !records.is_empty() {
                 wakes.add(held.write_many(&mut records, log, reservation)?);
             }
-            Ok((keys, self.receipt(slot, held.version(), held.position())))
+            Ok((keys, self.receipt(held, durability)))
         })
     }
 }
@@ -58,7 +64,7 @@ impl Keyspace {
     /// Removes all keys that this keyspace has in a slot, and returns how many there were. If there were none nothing is
     /// written, and the receipt is for the slot's last write.
     pub fn clear_slot(&self, slot: Slot) -> Result<(u64, Receipt), OpError> {
-        self.engine().clear_in(slot, Some(self.number()))
+        self.engine().clear_in(slot, Some(self.number()), self.durability())
     }
 
     /// Removes all keys that this keyspace has on the slots that are served here, one slot after the other: it is not one

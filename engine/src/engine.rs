@@ -19,6 +19,7 @@ use crate::index::KeyHasher;
 use crate::keyspace::Keyspace;
 use crate::log::{Log, LogFailed, LogPosition};
 use crate::meta::{Directory, MetaError};
+use crate::options::Durability;
 use crate::slot::SlotState;
 use crate::stats::{CompactionStats, CoreStats, EngineStats, KeyspaceStats, SlotStats};
 use crate::stream::SlotStream;
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) boot: Boot,
     pub(crate) path: PathBuf,
     pub(crate) clustered: bool,
+    /// Of writes that do not say.
+    pub(crate) durability: Durability,
     /// Every slot's index has its hashes.
     pub(crate) hasher: KeyHasher,
     pub(crate) slots: SlotTable,
@@ -95,7 +98,12 @@ impl Engine {
 
     /// The keys of one name space.
     pub fn keyspace(&self, number: u8) -> Keyspace {
-        Keyspace::new(self.clone(), self.inner.hasher.clone(), number)
+        Keyspace::new(self.clone(), self.inner.hasher.clone(), number, self.durability())
+    }
+
+    /// How durable writes are that do not say: see [`EngineBuilder::durability`].
+    pub fn durability(&self) -> Durability {
+        self.inner.durability
     }
 
     /// How many cores it uses: each has a log. The runtime may have more.
@@ -165,8 +173,34 @@ impl Engine {
         result
     }
 
-    pub(crate) fn receipt(&self, slot: Slot, version: Version, position: LogPosition) -> Receipt {
-        Receipt { engine: self.clone(), slot, version, ticket: self.ticket_at(slot, position) }
+    /// As [`Engine::locked`], of a write of this durability: its sync begins now, if it asks for one.
+    pub(crate) fn write_locked<T>(
+        &self,
+        slot: Slot,
+        durability: Durability,
+        act: impl FnOnce(&mut SlotState, &mut Wakes) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let result = self.locked(slot, act);
+        if durability == Durability::Synced && result.is_ok() {
+            let log = self.home_log(slot);
+            log.request_sync(log.appended());
+        }
+        result
+    }
+
+    /// The receipt of a slot's last write.
+    pub(crate) fn receipt(&self, held: &SlotState, durability: Durability) -> Receipt {
+        self.receipt_of(held.slot(), held.version(), held.position(), durability)
+    }
+
+    pub(crate) fn receipt_of(
+        &self,
+        slot: Slot,
+        version: Version,
+        position: LogPosition,
+        durability: Durability,
+    ) -> Receipt {
+        Receipt { engine: self.clone(), slot, version, ticket: self.ticket_at(slot, position), durability }
     }
 
     // Waiting.

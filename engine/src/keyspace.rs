@@ -16,7 +16,7 @@ use crate::expiry::{Glance, Met};
 use crate::extent::FilledRecord;
 use crate::index::KeyHasher;
 use crate::log::LogPosition;
-use crate::options::{Deadline, Expiry, SetOptions, SetOutcome};
+use crate::options::{Deadline, Durability, Expiry, SetOptions, SetOutcome};
 use crate::record::{NewRecord, Record, encoded_bytes};
 use crate::segment::RecordOffset;
 use crate::slot::SlotState;
@@ -31,6 +31,7 @@ pub struct Keyspace {
     pub(crate) engine: Engine,
     hasher: KeyHasher,
     number: u8,
+    durability: Durability,
 }
 
 impl std::fmt::Debug for Keyspace {
@@ -40,8 +41,18 @@ impl std::fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(crate) fn new(engine: Engine, hasher: KeyHasher, number: u8) -> Keyspace {
-        Keyspace { engine, hasher, number }
+    pub(crate) fn new(engine: Engine, hasher: KeyHasher, number: u8, durability: Durability) -> Keyspace {
+        Keyspace { engine, hasher, number, durability }
+    }
+
+    /// The same keys; writes through this handle are of this durability.
+    pub fn with_durability(self, durability: Durability) -> Keyspace {
+        Keyspace { durability, ..self }
+    }
+
+    /// How durable writes through this handle are.
+    pub fn durability(&self) -> Durability {
+        self.durability
     }
 
     /// Its number.
@@ -172,13 +183,13 @@ impl Keyspace {
             .then(|| FilledRecord::new(&self.engine.arena_of(slot), &new))
             .transpose()
             .map_err(|source| OpError::OutOfMemory { slot, source })?;
-        self.locked(slot, |held, wakes| {
+        self.engine.write_locked(slot, self.durability, |held, wakes| {
             held.check_writable()?;
             wakes.add(match filled {
                 Some(filled) => held.write_filled(filled, log, reservation)?,
                 None => held.write(new, log, reservation)?,
             });
-            Ok(self.receipt(slot, held.version(), held.position()))
+            Ok(self.engine.receipt(held, self.durability))
         })
     }
 
@@ -292,15 +303,6 @@ impl Keyspace {
         self.len() == 0
     }
 
-    /// Does something under a slot's lock, and wakes whom it concerns once the lock is released, also if it failed.
-    pub(crate) fn locked<T>(
-        &self,
-        slot: Slot,
-        act: impl FnOnce(&mut SlotState, &mut Wakes) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        self.engine.locked(slot, act)
-    }
-
     pub(crate) fn meet(&self, held: &mut SlotState, key: &[u8], wakes: &mut Wakes) -> Result<Met, OpError> {
         let log = self.engine.home_log(held.slot());
         held.meet(self.number, key, || self.engine.unix_ms(), log, wakes)
@@ -312,7 +314,7 @@ impl Keyspace {
 
     fn readable<T>(&self, key: &[u8], see: impl FnOnce(&mut SlotState, Met) -> T) -> Result<T, OpError> {
         check_key(key)?;
-        self.locked(Slot::of_key(key), |held, wakes| {
+        self.engine.locked(Slot::of_key(key), |held, wakes| {
             held.check_readable()?;
             let met = self.meet(held, key, wakes)?;
             Ok(see(held, met))
@@ -330,7 +332,7 @@ impl Keyspace {
     ) -> Result<SetOutcome, OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
-        self.locked(slot, |held, wakes| {
+        self.engine.write_locked(slot, self.durability, |held, wakes| {
             held.check_writable()?;
             let met = self.meet(held, key, wakes)?;
             let (deadline_ms, is_due) = held.resolve(met.place, expiry, || self.engine.unix_ms());
@@ -350,7 +352,7 @@ impl Keyspace {
                 }
             };
             let Some(new) = new else {
-                let receipt = self.receipt(slot, met.version, met.position);
+                let receipt = self.engine.receipt_of(slot, met.version, met.position, self.durability);
                 return Ok(SetOutcome { applied, previous, receipt });
             };
             check_value(new.value)?;
@@ -358,7 +360,7 @@ impl Keyspace {
             let reservation =
                 log.reserve(new.encoded_bytes()).map_err(|error| OpError::from_log(slot, error))?;
             wakes.add(held.write(new, log, reservation)?);
-            let receipt = self.receipt(slot, held.version(), held.position());
+            let receipt = self.engine.receipt(held, self.durability);
             Ok(SetOutcome { applied, previous, receipt })
         })
     }
@@ -371,10 +373,6 @@ impl Keyspace {
 
     pub(crate) fn ticket(&self, slot: Slot, position: LogPosition) -> LogTicket {
         LogTicket { core: self.engine.home_core(slot) as u32, position }
-    }
-
-    fn receipt(&self, slot: Slot, version: Version, position: LogPosition) -> Receipt {
-        self.engine.receipt(slot, version, position)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -100,7 +100,7 @@ pub use frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, F
 pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
-pub use options::{Condition, Deadline, Expiry, SetOptions, SetOutcome};
+pub use options::{Condition, Deadline, Durability, Expiry, SetOptions, SetOutcome};
 pub use recovery::ReplayError;
 pub use scan::{ScanCursor, ScanEntry, ScanPage};
 pub use segment::PinnedRange;

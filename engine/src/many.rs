@@ -68,7 +68,7 @@ impl Keyspace {
         of_slot: &[Wanted],
         values: &mut [Option<Value>],
     ) -> Result<(), OpError> {
-        self.locked(of_slot[0].0, |held, wakes| {
+        self.engine.locked(of_slot[0].0, |held, wakes| {
             held.check_readable()?;
             for &(_, at, hash) in of_slot {
                 let key = keys[at as usize];

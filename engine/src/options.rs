@@ -5,6 +5,21 @@
 use crate::types::{LogTicket, Slot, Version};
 use crate::value::{Receipt, Value};
 
+/// How far a write must have come to count as done: what [`Receipt::durable`](crate::Receipt::durable) waits for.
+///
+/// The write itself never waits. Every write goes to the log, whatever its durability; and what nobody waits for is synced
+/// within the flush interval ([`EngineBuilder::flush_interval_ms`](crate::EngineBuilder::flush_interval_ms)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// It is in this process's memory: the end of the process may lose it.
+    Memory,
+    /// The operating system has it: it survives the end of the process, and a power cut may lose it.
+    #[default]
+    Written,
+    /// The disk has it: it survives a power cut. The sync is asked for with the write, not first by who waits.
+    Synced,
+}
+
 /// What must be so for a [`set_with`](crate::Keyspace::set_with) to have its effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Condition<'a> {

@@ -106,7 +106,7 @@ impl Keyspace {
     pub fn scan(&self, slot: Slot, cursor: ScanCursor, count_max: usize) -> Result<ScanPage, OpError> {
         let mark = self.mark();
         let from = cursor.bound(mark).ok_or(OpError::ForeignCursor { slot })?;
-        self.locked(slot, |held, wakes| {
+        self.engine.locked(slot, |held, wakes| {
             held.check_readable()?;
             let found = find(held, self.number(), from, count_max.max(1));
             let entries = self.live(held, &found.places, wakes)?;

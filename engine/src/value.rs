@@ -8,6 +8,7 @@ use std::ops::Deref;
 use crate::engine::Engine;
 use crate::error::WaitError;
 use crate::log::LogFailed;
+use crate::options::Durability;
 use crate::record::Record;
 use crate::segment::{PinnedRange, RecordOffset};
 use crate::store::Store;
@@ -177,9 +178,29 @@ pub struct Receipt {
     pub version: Version,
     /// What to wait for.
     pub ticket: LogTicket,
+    /// How far it must have come to count as done.
+    pub durability: Durability,
 }
 
 impl Receipt {
+    /// Waits until the write is as durable as it was asked to be: see [`Durability`].
+    pub async fn durable(&self) -> Result<(), LogFailed> {
+        match self.durability {
+            Durability::Memory => Ok(()),
+            Durability::Written => self.written().await,
+            Durability::Synced => self.synced().await,
+        }
+    }
+
+    /// As [`Receipt::durable`], blocking. Not on a core's thread, unless there is nothing to wait for.
+    pub fn wait_durable(&self) -> Result<(), WaitError> {
+        match self.durability {
+            Durability::Memory => Ok(()),
+            Durability::Written => self.wait_written(),
+            Durability::Synced => self.wait_synced(),
+        }
+    }
+
     /// Waits until the operating system has the write: it survives the end of the process.
     pub async fn written(&self) -> Result<(), LogFailed> {
         self.engine.wait_written(self.ticket).await

@@ -6,6 +6,7 @@ mod clear_model;
 mod clocks;
 mod common;
 mod compaction;
+mod durability;
 mod errors;
 mod expiry;
 mod expiry_model;
