@@ -50,6 +50,11 @@ impl Filled {
         filled
     }
 
+    /// The engine itself.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Gives a key the value, in memory and in the log, and does not wait for the disk.
     pub fn set(&self, key: &Key) {
         self.until_room(|| self.keyspace.set(key, &self.value).map(drop));

@@ -48,7 +48,8 @@ impl Table {
         }
         let against_us = others.p50_us();
         let ratio = samples.p50_us() / against_us;
-        let goal = format!("p50 <= {times} x {against} ({})", shown(against_us));
+        let times_shown = if times < 1.0 { format!("1/{:.0}", 1.0 / times) } else { times.to_string() };
+        let goal = format!("p50 <= {times_shown} x {against} ({})", shown(against_us));
         self.judged(name, goal, spread(samples), samples.count(), ratio, ratio <= times);
     }
 
@@ -123,6 +124,8 @@ mod tests {
         let ends: Vec<bool> = text.lines().skip(1).map(|line| line.ends_with("yes")).collect();
         assert_eq!(ends, [false, true, true, false], "{text}");
         assert!(text.contains("p50 <= 4 x sync (1000.0 us)  p50 4100.0 us, p99 4100.0 us  1"), "{text}");
+        table.budget("e", &samples, 1.0 / 30.0, "sync", &sync);
+        assert!(table.text().contains("p50 <= 1/30 x sync"), "{}", table.text());
         assert!(table.is_whole());
     }
 
