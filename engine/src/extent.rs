@@ -1,7 +1,7 @@
 //! Long values, which have a piece of memory each: it is taken, filled and checksummed before the slot's lock.
 //!
-//! Under the lock only the record's version is put in. CRC32C is linear, so the checksum of the whole follows from those of
-//! the version and of the rest.
+//! Under the lock only the record's version and its deadline are put in. CRC32C is linear, so the checksum of the whole
+//! follows from those of the header and of the rest.
 
 use lockgate_runtime::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::chain::SEGMENT_BYTES_MAX;
 use crate::record::{self, NewRecord};
 use crate::segment::Extent;
 
-/// A record that lacks nothing but its version.
+/// A record that lacks nothing but its version, and perhaps when it ends.
 pub(crate) struct FilledRecord {
     extent: Extent,
     bytes: usize,
@@ -33,6 +33,16 @@ impl FilledRecord {
             record::RestChecksum::of(out, &new)
         });
         Ok(FilledRecord { extent, bytes, rest })
+    }
+
+    /// The same with this deadline. `None`: it has no room for one, or has room that would stay empty.
+    pub(crate) fn with_deadline(self, deadline_ms: Option<u64>) -> Option<FilledRecord> {
+        let rest = match (self.rest.deadline_ms(), deadline_ms) {
+            (None, None) => self.rest,
+            (Some(_), Some(deadline_ms)) => self.rest.with_deadline(deadline_ms),
+            _ => return None,
+        };
+        Some(FilledRecord { rest, ..self })
     }
 
     /// How long it is.

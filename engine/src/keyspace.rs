@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::ops::Deref;
 
+use crate::arena::OutOfMemory;
 use crate::engine::Engine;
 use crate::error::OpError;
 use crate::expiry::{Glance, Met};
@@ -17,7 +18,7 @@ use crate::extent::FilledRecord;
 use crate::index::KeyHasher;
 use crate::log::LogPosition;
 use crate::options::{Deadline, Durability, Expiry, SetOptions, SetOutcome};
-use crate::record::{NewRecord, Record, encoded_bytes};
+use crate::record::{Kind, NewRecord, Record, encoded_bytes};
 use crate::segment::RecordOffset;
 use crate::slot::SlotState;
 use crate::store::Store;
@@ -178,11 +179,7 @@ impl Keyspace {
             .reserve(encoded_bytes(false, key.len(), value.len()))
             .map_err(|error| OpError::from_log(slot, error))?;
         let new = NewRecord::put(self.number, key, value, None);
-        // A long value is copied and checksummed before the lock.
-        let filled = FilledRecord::is_worth_it(new.encoded_bytes())
-            .then(|| FilledRecord::new(&self.engine.arena_of(slot), &new))
-            .transpose()
-            .map_err(|source| OpError::OutOfMemory { slot, source })?;
+        let filled = self.filled(&new).map_err(|source| OpError::OutOfMemory { slot, source })?;
         self.engine.write_locked(slot, self.durability, |held, wakes| {
             held.check_writable()?;
             wakes.add(match filled {
@@ -200,8 +197,17 @@ impl Keyspace {
         value: &[u8],
         options: &SetOptions<'_>,
     ) -> Result<SetOutcome, OpError> {
+        check_key(key)?;
         check_value(value)?;
-        self.edit(key, options.expiry, options.return_previous, |old, _| {
+        // What is guessed wrongly here, or finds no memory, is encoded under the lock.
+        let deadline_ms = match options.expiry {
+            Expiry::Clear | Expiry::Keep => None,
+            Expiry::At(at_ms) => Some(at_ms),
+            Expiry::After(_) => Some(0),
+        };
+        let new = NewRecord::put(self.number, key, value, deadline_ms);
+        let mut filled = self.filled(&new).ok().flatten();
+        self.edit_filled(key, &mut filled, options.expiry, options.return_previous, |old, _| {
             match options
                 .condition
                 .holds(old.as_deref().map(|old| old.value), || old.as_ref().map(Old::version))
@@ -330,6 +336,18 @@ impl Keyspace {
         return_previous: bool,
         decide: impl FnOnce(Option<Old<'_>>, Option<u64>) -> Edit<'v>,
     ) -> Result<SetOutcome, OpError> {
+        self.edit_filled(key, &mut None, expiry, return_previous, decide)
+    }
+
+    /// As [`edit`](Keyspace::edit); `filled` is the record that it would put, if there is one and its deadline fits.
+    fn edit_filled<'v>(
+        &self,
+        key: &[u8],
+        filled: &mut Option<FilledRecord>,
+        expiry: Expiry,
+        return_previous: bool,
+        decide: impl FnOnce(Option<Old<'_>>, Option<u64>) -> Edit<'v>,
+    ) -> Result<SetOutcome, OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
         self.engine.write_locked(slot, self.durability, |held, wakes| {
@@ -359,10 +377,22 @@ impl Keyspace {
             let log = self.engine.home_log(slot);
             let reservation =
                 log.reserve(new.encoded_bytes()).map_err(|error| OpError::from_log(slot, error))?;
-            wakes.add(held.write(new, log, reservation)?);
+            let put = matches!(edit, Edit::Put(_)) && new.kind == Kind::Put;
+            let filled = filled.take_if(|_| put).and_then(|filled| filled.with_deadline(deadline_ms));
+            wakes.add(match filled {
+                Some(filled) => held.write_filled(filled, log, reservation)?,
+                None => held.write(new, log, reservation)?,
+            });
             let receipt = self.engine.receipt(held, self.durability);
             Ok(SetOutcome { applied, previous, receipt })
         })
+    }
+
+    /// A long record is copied and checksummed before its slot's lock is taken.
+    fn filled(&self, new: &NewRecord<'_>) -> Result<Option<FilledRecord>, OutOfMemory> {
+        FilledRecord::is_worth_it(new.encoded_bytes())
+            .then(|| FilledRecord::new(&self.engine.arena_of(Slot::of_key(new.key)), new))
+            .transpose()
     }
 
     fn read_in(&self, held: &SlotState, met: &Met) -> Read {

@@ -111,3 +111,18 @@ pub use types::{
     SlotStatus, Term, Truncated, VALUE_BYTES_MAX, Version,
 };
 pub use value::{Followed, Read, Receipt, Update, Value};
+
+/// Everything may be used from any thread, and waited for by tasks that move between threads, such as tokio's.
+const _: () = {
+    const fn for_any_thread<T: Send + Sync>() {}
+    const fn movable<T: Send>(_: &T) {}
+    for_any_thread::<(Engine, Keyspace, Batch<'static>, SlotStream, StreamRange)>();
+    for_any_thread::<(Value, Receipt, SetOutcome, Read, ScanPage, PinnedRange)>();
+    for_any_thread::<(OpError, OpenError, BatchError, ClearError, LogFailed)>();
+    _ = |engine: &Engine, receipt: &Receipt, slot| {
+        movable(&receipt.durable());
+        movable(&engine.sync_all());
+        movable(&engine.wait_log_room(slot));
+        movable(&engine.close());
+    };
+};

@@ -235,11 +235,12 @@ pub fn encode(out: &mut [u8], new: &NewRecord<'_>) {
     out[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// The checksum of an encoded record without its delta: enough to give it another one without reading all of it.
+/// The checksum of an encoded record's key and value: enough to give it another delta and deadline without reading them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RestChecksum {
     crc: u32,
     bytes: usize,
+    deadline_ms: Option<u64>,
 }
 
 const DELTA: Range<usize> = 4..8;
@@ -247,18 +248,34 @@ const DELTA: Range<usize> = 4..8;
 impl RestChecksum {
     /// Of the record that was encoded into `bytes`.
     pub(crate) fn of(bytes: &[u8], new: &NewRecord<'_>) -> RestChecksum {
-        let end = key_start(new.deadline_ms.is_some()) + new.key.len() + new.value.len();
-        let rest = &bytes[DELTA.end..end];
-        RestChecksum { crc: crc32c::crc32c(rest), bytes: rest.len() }
+        let start = key_start(new.deadline_ms.is_some());
+        let rest = &bytes[start..start + new.key.len() + new.value.len()];
+        RestChecksum { crc: crc32c::crc32c(rest), bytes: rest.len(), deadline_ms: new.deadline_ms }
     }
 
-    /// Gives that record another delta.
-    pub(crate) fn set_delta(self, bytes: &mut [u8], delta: u32) {
+    /// The record's deadline.
+    pub(crate) fn deadline_ms(self) -> Option<u64> {
+        self.deadline_ms
+    }
+
+    /// With another deadline, which [`complete`](RestChecksum::complete) will write. The record must have one already: it
+    /// takes room.
+    pub(crate) fn with_deadline(self, deadline_ms: u64) -> RestChecksum {
+        assert!(self.deadline_ms.is_some(), "there is room for it");
+        RestChecksum { deadline_ms: Some(deadline_ms), ..self }
+    }
+
+    /// Gives that record its delta and its deadline.
+    pub(crate) fn complete(self, bytes: &mut [u8], delta: u32) {
         assert!(delta > 0, "not a record");
-        let delta = delta.to_le_bytes();
-        let crc = crc32c::crc32c_combine(crc32c::crc32c(&delta), self.crc, self.bytes);
-        bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        bytes[DELTA].copy_from_slice(&delta);
+        bytes[DELTA].copy_from_slice(&delta.to_le_bytes());
+        let start = key_start(self.deadline_ms.is_some());
+        if let Some(deadline_ms) = self.deadline_ms {
+            bytes[RECORD_HEADER_BYTES..start].copy_from_slice(&deadline_ms.to_le_bytes());
+        }
+        let head = crc32c::crc32c(&bytes[DELTA.start..start]);
+        let crc = crc32c::crc32c_combine(head, self.crc, self.bytes);
+        bytes[..DELTA.start].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -463,8 +480,14 @@ mod tests {
         for (value, deadline_ms) in [(&b""[..], None), (b"value", Some(7)), (&[3; 1001], None)] {
             let new = NewRecord { delta: 1, ..NewRecord::put(5, b"key", value, deadline_ms) };
             let mut bytes = encoded(&new);
-            RestChecksum::of(&bytes, &new).set_delta(&mut bytes, 0x1234_5678);
+            let rest = RestChecksum::of(&bytes, &new);
+            rest.complete(&mut bytes, 0x1234_5678);
             assert_eq!(bytes, encoded(&NewRecord { delta: 0x1234_5678, ..new }));
+            if deadline_ms.is_some() {
+                rest.with_deadline(u64::MAX - 5).complete(&mut bytes, 3);
+                let later = NewRecord { delta: 3, deadline_ms: Some(u64::MAX - 5), ..new };
+                assert_eq!(bytes, encoded(&later));
+            }
         }
     }
 

@@ -262,7 +262,7 @@ impl Store {
         let (extent, rest) = filled.into_parts();
         self.chain.adopt(range, extent);
         let (place, position) = self.chain.append(range.base + u64::from(delta), bytes, |out| {
-            rest.set_delta(out, delta);
+            rest.complete(out, delta);
             log(out)
         })?;
         self.take_in(place);

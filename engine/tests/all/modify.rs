@@ -144,3 +144,40 @@ fn threads_lose_no_step() {
     assert_eq!(keys.get(&key("m", 2)).unwrap().unwrap().len(), count);
     assert_eq!(engine.slot_status(slot_of("m")).version, version(1, 3 * count as u64 + 2));
 }
+
+#[test]
+fn long_values_are_set_conditionally_with_and_without_a_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = standalone(folder.path(), 1);
+    let keys = engine.keyspace(0);
+    let long = |byte| vec![byte; 300_000];
+    let set = |key: &[u8], byte, expiry| {
+        let options = SetOptions { expiry, return_previous: true, ..SetOptions::default() };
+        let outcome = keys.set_with(key, &long(byte), &options).unwrap();
+        assert!(outcome.applied);
+        outcome.previous
+    };
+    let at_ms = |key| keys.deadline(key).unwrap().at_ms;
+    assert!(set(b"never", 1, Expiry::Clear).is_none() && at_ms(b"never").is_none());
+    assert!(set(b"at", 2, Expiry::At(FAR_MS)).is_none() && at_ms(b"at") == Some(FAR_MS));
+    assert!(set(b"after", 3, Expiry::After(1 << 40)).is_none());
+    assert!(at_ms(b"after").is_some_and(|at_ms| at_ms > 1 << 40));
+    assert!(set(b"kept none", 4, Expiry::Keep).is_none() && at_ms(b"kept none").is_none());
+    let kept = set(b"at", 5, Expiry::Keep);
+    assert!(kept.unwrap() == long(2) && at_ms(b"at") == Some(FAR_MS));
+    let gone = set(b"never", 6, Expiry::After(0));
+    assert!(gone.unwrap() == long(1), "a time that has come already ends it at once");
+    let if_absent = SetOptions { condition: Condition::IfAbsent, ..until_far() };
+    assert!(!keys.set_with(b"at", &long(7), &if_absent).unwrap().applied);
+    assert!(keys.set_with(b"never", &long(8), &if_absent).unwrap().applied);
+    let digests = |engine: &lockgate_engine::Engine| -> Vec<u64> {
+        lockgate_engine::Slot::all().map(|slot| engine.slot_status(slot).digest).collect()
+    };
+    let before = digests(&engine);
+    drop((engine, keys));
+    let engine = standalone(folder.path(), 1);
+    assert_eq!(digests(&engine), before);
+    for (key, byte) in [(&b"at"[..], 5), (b"after", 3), (b"kept none", 4), (b"never", 8)] {
+        assert!(engine.keyspace(0).get(key).unwrap().unwrap() == long(byte));
+    }
+}
