@@ -9,7 +9,7 @@ use std::ops::Range;
 use lockgate_runtime::sync::Arc;
 
 use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory};
-use crate::record::{Kind, RECORD_ALIGN_BYTES, Record};
+use crate::record::{Kind, Record};
 use crate::segment::{EXTENT_BYTES_MAX, Extent, PinnedRange, RecordOffset, Segment, Writer, record_at};
 use crate::types::{RangeHeader, Term, Version};
 
@@ -21,6 +21,9 @@ const SEGMENT_BYTES_MIN: u64 = 1024;
 /// compaction copies.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 
+/// In a chain of at most so many segments each is looked at to find a record's.
+const SCANNED_MAX: usize = 64;
+
 const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(LINE_BYTES as u64));
 
 /// A segment's place in its chain.
@@ -29,9 +32,6 @@ pub(crate) struct Link {
     pub(crate) first: u64,
     /// Its name in this chain: never given twice.
     pub(crate) id: u32,
-    /// Where it begins, and how long its memory may be: to find a record's segment without a look at each.
-    start: u32,
-    units: u32,
     /// The segment itself.
     pub(crate) segment: Arc<Segment>,
     /// Bytes of its superseded values.
@@ -42,14 +42,7 @@ pub(crate) struct Link {
 
 impl Link {
     fn new(first: u64, id: u32, segment: Arc<Segment>) -> Link {
-        let (start, units) =
-            (segment.first_place().get(), (segment.block_bytes() / RECORD_ALIGN_BYTES) as u32);
-        Link { first, id, start, units, segment, dead_bytes: 0, tombstone_bytes: 0 }
-    }
-
-    /// Whether a record that some segment of the chain holds is in this one.
-    fn holds(&self, offset: RecordOffset) -> bool {
-        offset.get().wrapping_sub(self.start) < self.units
+        Link { first, id, segment, dead_bytes: 0, tombstone_bytes: 0 }
     }
 }
 
@@ -81,6 +74,8 @@ pub(crate) struct Chain {
     common: RangeHeader,
     arena: Arc<Arena>,
     links: Vec<Link>,
+    /// Where each link's memory begins: of a short chain they lie in one or two cache lines.
+    starts: Vec<u32>,
     /// Where in `links` each range header begins; usually one entry.
     ranges: Vec<(RangeHeader, usize)>,
     /// Of the last segment; or of the next one, if nothing was written to it yet.
@@ -103,6 +98,7 @@ impl Chain {
             common: MIXED,
             arena,
             links: Vec::new(),
+            starts: Vec::new(),
             ranges: Vec::new(),
             tail: None,
             next_id: 0,
@@ -201,10 +197,7 @@ impl Chain {
         let Some(tail) = self.tail.take() else { return };
         self.segment_bytes -= tail.segment().block_bytes() as u64;
         if tail.segment().published() > 0 {
-            let block_bytes = tail.seal().block_bytes();
-            self.segment_bytes += block_bytes as u64;
-            let link = self.links.last_mut().expect("what was written is in the chain");
-            link.units = (block_bytes / RECORD_ALIGN_BYTES) as u32;
+            self.segment_bytes += tail.seal().block_bytes() as u64;
         }
     }
 
@@ -234,6 +227,7 @@ impl Chain {
             self.note_ranges();
         }
         let id = self.name();
+        self.starts.push(segment.first_place().get());
         self.links.push(Link::new(first, id, segment));
     }
 
@@ -300,6 +294,8 @@ impl Chain {
             self.dead_bytes -= u64::from(link.dead_bytes);
             self.tombstone_bytes -= u64::from(link.tombstone_bytes);
         }
+        let start = copy.iter().map(|segment| segment.first_place().get());
+        self.starts.splice(run.clone(), start);
         let old = self.links.splice(run, link).collect();
         self.segment_bytes += copy.as_ref().map_or(0, |segment| segment.block_bytes() as u64);
         self.record_bytes += bytes as u64;
@@ -418,9 +414,21 @@ impl Chain {
         PinnedRange::new(segment.clone(), at + part.start..at + part.end)
     }
 
-    /// The segment that holds an offset. Within one range header segments are sorted by counter; which header it is
-    /// cannot be told from the record, so each is tried, the latest first.
+    /// The segment that holds an offset: as segments do not overlap, the one that begins last at or before it.
     fn link_of(&self, offset: RecordOffset) -> usize {
+        if self.starts.len() > SCANNED_MAX {
+            return self.link_by_counter(offset);
+        }
+        let before = self.starts.iter().copied().filter(|start| *start <= offset.get());
+        let start = before.max().expect("the offset is in its chain");
+        let link = self.starts.iter().position(|other| *other == start).expect("it was found there");
+        debug_assert!(self.links[link].segment.byte_of(offset).is_some(), "it is in this one");
+        link
+    }
+
+    /// The same in a long chain. Within one range header segments are sorted by counter; which header it is cannot be told
+    /// from the record, so each is tried, the latest first.
+    fn link_by_counter(&self, offset: RecordOffset) -> usize {
         let delta = u64::from(self.record_at(offset).delta);
         let mut end = self.links.len();
         for (range, begin) in self.ranges.iter().rev() {
@@ -428,7 +436,7 @@ impl Chain {
             let counter = range.base + delta;
             let found = links.partition_point(|link| link.first <= counter).checked_sub(1);
             if let Some(at) = found
-                && links[at].holds(offset)
+                && links[at].segment.byte_of(offset).is_some()
             {
                 return begin + at;
             }
@@ -487,105 +495,5 @@ fn snug(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arena::MemoryBudget;
-    use crate::record::{NewRecord, encode};
-
-    fn chain(max_bytes: u64) -> (Chain, Arc<MemoryBudget>) {
-        let budget = Arc::new(MemoryBudget::new(max_bytes));
-        (Chain::new(Arc::new(Arena::reserve(budget.clone()).unwrap())), budget)
-    }
-
-    fn put(
-        chain: &mut Chain,
-        range: RangeHeader,
-        delta: u32,
-        value: &[u8],
-    ) -> Result<RecordOffset, OutOfMemory> {
-        let new = NewRecord { delta, ..NewRecord::put(0, b"k", value, None) };
-        let bytes = new.encoded_bytes();
-        chain.reserve(range, bytes)?;
-        let appended = chain.append(range.base + u64::from(delta), bytes, |out| {
-            encode(out, &new);
-            Ok::<_, OutOfMemory>(())
-        })?;
-        Ok(appended.0)
-    }
-
-    const FIRST: RangeHeader = RangeHeader { term: Term(1), base: 0 };
-
-    #[test]
-    fn records_are_found_by_place_and_by_version_over_segments_and_ranges() {
-        let (mut chain, budget) = chain(1 << 24);
-        let mut places = Vec::new();
-        for delta in 1..=500 {
-            places.push((
-                Version::new(Term(1), u64::from(delta)),
-                put(&mut chain, FIRST, delta, &[delta as u8; 50]).unwrap(),
-            ));
-        }
-        let second = RangeHeader { term: Term(7), base: 500 };
-        for delta in (1..=500).step_by(2) {
-            let version = Version::new(Term(7), 500 + u64::from(delta));
-            places.push((version, put(&mut chain, second, delta, &[delta as u8; 70]).unwrap()));
-        }
-        assert!(chain.links().len() > 10, "segments are sized to their slot");
-        assert!(chain.segment_bytes() < (500 * 68 + 250 * 88) * 5 / 4);
-        assert_eq!(chain.segment_bytes(), budget.used_bytes());
-        for (version, place) in &places {
-            assert_eq!(chain.version_at(*place), *version);
-            let record = chain.record_at(*place);
-            assert_eq!(&chain.pin(*place, 17..18)[..], &record.value[..1]);
-            let (link, at) = chain.find_after(version.counter - 1);
-            assert_eq!(chain.links()[link].segment.record_at(at), record);
-        }
-        let (link, at) = chain.find_after(501);
-        assert_eq!(
-            chain.links()[link].segment.version_of(&chain.links()[link].segment.record_at(at)).counter,
-            503
-        );
-        let (link, at) = chain.find_after(10_000);
-        assert_eq!((link + 1, at), (chain.links().len(), chain.links()[link].segment.published()));
-    }
-
-    #[test]
-    fn a_pin_outlives_its_chain_and_then_frees() {
-        let (mut chain, budget) = chain(1 << 20);
-        let place = put(&mut chain, FIRST, 1, b"value").unwrap();
-        let pin = chain.pin(place, 17..22);
-        drop(chain);
-        assert_eq!(&pin[..], b"value");
-        assert!(budget.used_bytes() > 0);
-        drop(pin);
-        assert_eq!(budget.used_bytes(), 0);
-    }
-
-    #[test]
-    fn close_to_the_bound_segments_become_snug_and_then_writes_are_refused() {
-        let (mut chain, budget) = chain(2048);
-        let mut written = 0;
-        let refused = loop {
-            match put(&mut chain, FIRST, written + 1, &[1; 150]) {
-                Ok(_) => written += 1,
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(refused.max_bytes, 2048);
-        assert!((9..=12).contains(&written), "{written} records of 168 bytes fitted into 2,048 bytes");
-        assert!(budget.used_bytes() <= 2048);
-        assert_eq!(chain.find_after(u64::from(written) - 1).0 + 1, chain.links().len());
-    }
-
-    #[test]
-    fn a_segment_that_was_never_written_leaves_no_trace() {
-        let (mut chain, budget) = chain(1 << 20);
-        chain.reserve(FIRST, 100).unwrap();
-        chain.reserve(RangeHeader { term: Term(2), base: 5 }, 100).unwrap();
-        assert_eq!((chain.links().len(), chain.ranges.len()), (0, 0));
-        chain.reserve(FIRST, 100).unwrap();
-        put(&mut chain, FIRST, 3, b"x").unwrap();
-        assert_eq!((chain.links().len(), chain.links()[0].first), (1, 3));
-        assert_eq!(chain.segment_bytes(), budget.used_bytes());
-    }
-}
+#[path = "chain_tests.rs"]
+mod tests;
