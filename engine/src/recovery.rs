@@ -145,7 +145,7 @@ pub(crate) async fn recover_all(
                 continue;
             }
             let mut at = 0;
-            let end = log::recover(&dir, &name, ends, |frame, payload| {
+            let end = log::recover(&dir, &name, None, ends, |frame, payload| {
                 let begin = at;
                 at += (FRAME_HEADER_BYTES + payload.len()) as u64;
                 if (from..to).contains(&begin) {

@@ -89,7 +89,7 @@ impl Bytes<'_> {
 
 async fn recovered(ends: &[(u64, u64)]) -> (Result<RecoveredEnd, RecoverError>, Vec<Frame>) {
     let mut seen = Vec::new();
-    let end = recover(DIR.as_ref(), NAME, ends, |header, payload| {
+    let end = recover(DIR.as_ref(), NAME, None, ends, |header, payload| {
         seen.push((*header, payload.to_vec()));
         Ok(())
     });

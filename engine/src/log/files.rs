@@ -1,7 +1,8 @@
 //! Log files: their names, and preparing them ahead of need.
 //!
 //! Invariants:
-//! - A prepared file has its full size in zeros, a header, both synced, and a durable name.
+//! - A prepared file has its full size, in zeros or in what an earlier file of the chain held, and a header, both synced,
+//!   and a durable name. Batches of the earlier file are not valid in it: their salt is another one.
 //! - Files of a chain are numbered without gaps from 0, and file n+1 is begun only when file n has been taken into use.
 //!   So a gap in the numbers is never the work of a crash.
 //! - At most one file is prepared ahead (the shelf holds it), so little is left behind by a crash.
@@ -14,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use lockgate_runtime::sync::Arc;
-use lockgate_runtime::{Event, File, OpenOptions, fs};
+use lockgate_runtime::{Event, File, OpenOptions, fs, mutation};
 
 use super::LogConfig;
 use super::error::{LogFailed, StopCause};
-use super::format::{FILE_HEADER_BYTES, FileHeader, LogPosition, name_hash};
+use super::format::{FileHeader, LogPosition, name_hash};
+use super::recycle::ChainFiles;
 use super::shared::Shared;
 
 /// Zeros are written in pieces of this size: a larger one would hold up the core's other tasks.
@@ -61,6 +63,9 @@ pub(crate) async fn create_dir_durably(dir: &Path) -> io::Result<()> {
     for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
         let Some(parent) = path.parent() else { break };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        if mutation!("unsynced-directory") {
+            continue;
+        }
         match fs::sync_dir(parent).await {
             // A directory that this process may not open was not made by it either.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
@@ -96,6 +101,7 @@ impl FileFault {
 pub(super) struct PreparedFile {
     pub(super) file: File,
     pub(super) path: PathBuf,
+    pub(super) seq: u32,
     pub(super) salt: u64,
     pub(super) capacity_bytes: u64,
 }
@@ -106,7 +112,7 @@ pub(super) struct FileMaker {
     name: String,
     boot: u64,
     chain_start: u64,
-    file_bytes: u64,
+    chain: Arc<ChainFiles>,
     next_seq: u32,
 }
 
@@ -117,9 +123,13 @@ impl FileMaker {
             name: cfg.name.clone(),
             boot: cfg.boot,
             chain_start,
-            file_bytes: cfg.file_bytes.next_multiple_of(FILE_HEADER_BYTES as u64),
+            chain: Arc::new(ChainFiles::new(cfg, chain_start)),
             next_seq: 0,
         }
+    }
+
+    pub(super) fn chain(&self) -> &Arc<ChainFiles> {
+        &self.chain
     }
 
     /// Makes sure that the directory exists, durably, and prepares the chain's first file.
@@ -140,46 +150,114 @@ impl FileMaker {
 
     fn next_capacity_bytes(&self) -> u64 {
         let doubled = FIRST_FILE_BYTES.checked_shl(self.next_seq.min(32)).unwrap_or(u64::MAX);
-        self.file_bytes.min(doubled)
+        self.chain.file_bytes.min(doubled)
     }
 
     /// Prepares the next file. `None` if it was told to stop; what was begun is removed then.
     async fn prepare(&mut self, stop: &Cell<bool>) -> Result<Option<PreparedFile>, FileFault> {
-        let seq = self.next_seq;
-        let path = self.dir.join(file_name(&self.name, self.boot, seq));
+        let path = self.chain.path_of(self.next_seq);
+        while let Some(old) = self.chain.take() {
+            let recycled = self.recycle(old, &path).await;
+            self.chain.done(recycled.is_err());
+            if let Some(recycled) = recycled? {
+                self.next_seq += 1;
+                return Ok(Some(recycled));
+            }
+        }
         let fault = |action, offset, source| FileFault { action, file: path.clone(), offset, source };
         let options = OpenOptions::new().read(true).write(true).create_new(true);
         let file = File::open(&path, &options).await.map_err(|error| fault("creating", 0, error))?;
         let capacity_bytes = self.next_capacity_bytes();
+        if !self.fill(&file, &path, capacity_bytes, stop).await? {
+            drop(file);
+            remove_quietly(&path).await;
+            return Ok(None);
+        }
+        let salt = self.write_header(&file, &path).await?;
+        if !mutation!("unsynced-log-file") {
+            file.sync_data().await.map_err(|error| fault("syncing", capacity_bytes, error))?;
+        }
+        if !mutation!("unsynced-log-name") {
+            fs::sync_dir(&self.dir).await.map_err(|error| fault("syncing the directory of", 0, error))?;
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Ok(Some(PreparedFile { file, path, seq, salt, capacity_bytes }))
+    }
+
+    /// Fills a file with zeros. False if it was told to stop.
+    async fn fill(
+        &self,
+        file: &File,
+        path: &Path,
+        capacity_bytes: u64,
+        stop: &Cell<bool>,
+    ) -> Result<bool, FileFault> {
+        let fault = |action, offset, source| FileFault { action, file: path.to_path_buf(), offset, source };
         let mut offset = 0;
         while offset < capacity_bytes {
             if stop.get() {
-                drop(file);
-                remove_quietly(&path).await;
-                return Ok(None);
+                return Ok(false);
             }
             let piece: &'static [u8] = &ZEROS[..(capacity_bytes - offset).min(FILL_BYTES as u64) as usize];
             let (result, _) = file.write_all_at(piece, offset).await;
             result.map_err(|error| fault("zero-filling", offset, error))?;
             offset += piece.len() as u64;
             if offset.is_multiple_of(FILL_SYNC_BYTES) {
+                // For the pace alone; what is owed is synced in the end.
                 file.sync_data().await.map_err(|error| fault("syncing", offset, error))?;
             }
         }
+        Ok(true)
+    }
+
+    /// Writes the next file's header, and returns its salt.
+    async fn write_header(&self, file: &File, path: &Path) -> Result<u64, FileFault> {
         let salt = lockgate_runtime::random_u64();
         let header = FileHeader {
             name_hash: name_hash(&self.name),
             boot: self.boot,
-            seq,
+            seq: self.next_seq,
             chain_start: self.chain_start,
             salt,
         };
         let (result, _) = file.write_all_at(header.encode(), 0).await;
-        result.map_err(|error| fault("writing the header of", 0, error))?;
-        file.sync_data().await.map_err(|error| fault("syncing", capacity_bytes, error))?;
-        fs::sync_dir(&self.dir).await.map_err(|error| fault("syncing the directory of", 0, error))?;
-        self.next_seq += 1;
-        Ok(Some(PreparedFile { file, path, salt, capacity_bytes }))
+        result.map_err(|source| FileFault {
+            action: "writing the header of",
+            file: path.to_path_buf(),
+            offset: 0,
+            source,
+        })?;
+        Ok(salt)
+    }
+
+    /// Makes the next file of one that was given back. `None` if that is not a whole file, or not there any more.
+    ///
+    /// The header first, and the name only then: a crash in between leaves a file under a name that lies before the
+    /// log's start, which nobody reads.
+    async fn recycle(&self, old: u32, path: &Path) -> Result<Option<PreparedFile>, FileFault> {
+        let old = self.chain.path_of(old);
+        let fault = |action, source| FileFault { action, file: old.clone(), offset: 0, source };
+        let file = match File::open(&old, &OpenOptions::new().read(true).write(true)).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(fault("opening", error)),
+        };
+        let capacity_bytes = file.len().await.map_err(|error| fault("asking for the length of", error))?;
+        if capacity_bytes != self.chain.file_bytes {
+            drop(file);
+            remove_quietly(&old).await;
+            return Ok(None);
+        }
+        let salt = self.write_header(&file, &old).await?;
+        if !mutation!("unsynced-recycled-header") {
+            file.sync_data().await.map_err(|error| fault("syncing", error))?;
+        }
+        fs::rename(&old, path).await.map_err(|error| fault("renaming", error))?;
+        if !mutation!("unsynced-recycled-name") {
+            fs::sync_dir(&self.dir).await.map_err(|error| fault("syncing the directory of", error))?;
+        }
+        Ok(Some(PreparedFile { file, path: path.to_path_buf(), seq: self.next_seq, salt, capacity_bytes }))
     }
 }
 

@@ -10,7 +10,9 @@ use lockgate_runtime::sync::Arc;
 use super::error::{LogError, LogFailed, LogWaitError};
 use super::files::{FileMaker, PreparedFile};
 use super::format::{FrameHeader, LogPosition};
+use super::recycle::{ChainFiles, GivenBack};
 use super::shared::{Reservation, Shared};
+use super::start::LogStart;
 use super::{LogConfig, writer};
 
 /// An open log. Cheap to clone, usable from every thread; writing is done on the core that created it.
@@ -22,6 +24,7 @@ pub struct Log {
 /// Shared by the handles, not by the writer: its drop says that no handle is left.
 struct Owner {
     shared: Arc<Shared>,
+    chain: Arc<ChainFiles>,
 }
 
 impl Drop for Owner {
@@ -57,8 +60,9 @@ impl Log {
     /// Starts writing to `first`, on the current core.
     pub(super) fn start(cfg: &LogConfig, position_start: u64, maker: FileMaker, first: PreparedFile) -> Log {
         let shared = Arc::new(Shared::new(&cfg.name, position_start, cfg.unwritten_bytes_max));
+        let chain = maker.chain().clone();
         writer::spawn(cfg, shared.clone(), maker, first);
-        Log { owner: Arc::new(Owner { shared }) }
+        Log { owner: Arc::new(Owner { shared, chain }) }
     }
 
     /// Asks for room for a frame with `payload_bytes`. Call it before taking any lock that the append is done under.
@@ -121,6 +125,24 @@ impl Log {
     /// As [`Log::wait_synced`], blocking the calling thread, which must not be a core's.
     pub fn wait_synced_blocking(&self, position: LogPosition) -> Result<(), LogWaitError> {
         blocking(self.wait_synced(position))
+    }
+
+    /// Where the log stands: everything that is appended from now on begins at or behind the position, and lies in the
+    /// file or a later one.
+    ///
+    /// Before it is used as a start, everything before its position must be synced: a log that ends below its start is
+    /// taken for damaged.
+    pub fn mark(&self) -> LogStart {
+        self.owner.chain.mark(|| self.appended().0)
+    }
+
+    /// Gives back the files before `start`: some of this boot's are used again, the others and those of older boots are
+    /// removed. What cannot be removed stays; it only takes room. To be awaited on a core, of whatever number.
+    ///
+    /// Only to be called when it is durably known, where the log's recovery will be told, that nothing before `start` is
+    /// needed. Panics if `start` lies behind what the log is writing.
+    pub async fn give_back(&self, start: LogStart) -> GivenBack {
+        self.owner.chain.give_back(start).await
     }
 
     /// What ended the log, if it did not end by [`Log::close`].

@@ -9,12 +9,14 @@
 //!   sync began.
 //! - Only one file has unsynced batches at any time: a file is synced before its successor gets its first batch.
 //! - The first failed write, sync or preparation of a file ends the log for good: waiters fail, nothing is retried.
-//! - A file is complete (zero-filled, synced, its name durable) before its first batch; the commit path never grows one,
-//!   except for a batch that is larger than a file and gets one of its own.
+//! - A file is complete (zero-filled or used before, synced, its name durable) before its first batch; the commit path
+//!   never grows one, except for a batch that is larger than a file and gets one of its own.
 //! - Each boot writes a chain of files of its own; files of older boots are only read.
+//! - What lies before a [`LogStart`] is not needed any more: files are given back, and used again.
 //!
 //! Reading from the top: [`mod@format`] (the bytes), `error`, `shared` (what appenders and the writer share), `handle`
-//! (the public [`Log`]), `files` (preparing files), `writer` (the task), `reader` (one file), `recover` (all chains).
+//! (the public [`Log`]), `files` (preparing files), `recycle` (using them again), `writer` (the task), `reader` (one file),
+//! `start` (from where on), `recover` (all chains).
 //!
 //! What this module does not know: what frames mean. A slot and its term are numbers that it carries.
 
@@ -24,7 +26,9 @@ pub mod format;
 mod handle;
 mod reader;
 mod recover;
+mod recycle;
 mod shared;
+mod start;
 mod writer;
 
 #[cfg(test)]
@@ -37,7 +41,9 @@ pub use error::{LogError, LogFailed, LogWaitError, RecoverError, StopCause, Visi
 pub use format::{FrameHeader, FrameKind, LogPosition};
 pub use handle::Log;
 pub use recover::{RecoveredEnd, recover, remove_unused_files};
+pub use recycle::{GivenBack, RECYCLED_FILES_MAX};
 pub use shared::Reservation;
+pub use start::{LogStart, remove_obsolete_files};
 
 /// Size of a log file, unless configured.
 pub const FILE_BYTES_DEFAULT: u64 = 64 << 20;

@@ -110,6 +110,9 @@ impl LogFile {
 
     /// Makes durable what was read, where it was in the system's cache only.
     pub(super) async fn sync(&self) -> Result<(), RecoverError> {
+        if mutation!("unsynced-recovered-end") {
+            return Ok(());
+        }
         let result = self.file.sync_data().await;
         result.map_err(|source| RecoverError::Io { file: self.path.clone(), offset: self.len, source })
     }
@@ -126,8 +129,11 @@ impl LogFile {
                 false => Found::Invalid("this is not the header of a batch"),
             });
         };
-        if header.boot != self.boot || self.header.is_some_and(|file| file.salt != header.salt) {
-            return Ok(Found::Invalid("the batch belongs to another file"));
+        if header.boot != self.boot {
+            return Ok(Found::Invalid("the batch belongs to another boot"));
+        }
+        if self.header.is_some_and(|file| file.salt != header.salt) {
+            return Ok(Found::Nothing("what is here was written when the file had another place"));
         }
         let payload_bytes = header.payload_bytes as usize;
         if payload_bytes > BATCH_PAYLOAD_BYTES_MAX

@@ -8,12 +8,17 @@
 //! - Otherwise P is the torn end of a crash: nothing from P on was promised to anybody. It is cut, that is, ignored.
 //! - A chain that ends with a seal was closed in order, and ends there.
 //!
+//! Where the caller knows from where on the log is kept (see [`LogStart`]), what lies before that is not looked at. The
+//! start itself had been on the disk before it was noted: a log that does not reach it, or not at that very place, is
+//! damaged.
+//!
 //! Invariants:
 //! - What is accepted is on the disk: after a crash of the process alone, the last file's bytes may be in the system's
 //!   cache only, and an end that was recorded must not be lost by the next power cut. So that file is synced.
 //! - Nothing on the disk is changed; cutting is done by recording the end (see [`crate::meta`]).
 //! - The chain of each boot begins at the position where the chain before it ended.
-//! - Frames are visited in the order of their positions, each once, and only from verified batches.
+//! - Frames are visited in the order of their positions, each once, and only from verified batches; those before the
+//!   start are not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,9 +28,11 @@ use lockgate_runtime::fs;
 use super::error::{RecoverError, VisitError};
 use super::files::{file_name, name_is_allowed, parse_file_name};
 use super::format::{
-    BatchHeader, FILE_HEADER_BYTES, FrameHeader, Frames, LogPosition, SECTOR_BYTES, name_hash,
+    BatchHeader, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader, Frames, LogPosition,
+    SECTOR_BYTES, name_hash,
 };
 use super::reader::{Found, Identity, LogFile, next_offset};
+use super::start::{Chains, LogStart, paths_of, take_obsolete};
 
 /// Where a log ended, as its recovery accepted it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,38 +43,56 @@ pub struct RecoveredEnd {
     pub position: LogPosition,
     /// Number of files that were read.
     pub files: u64,
-    /// The accepted end of each boot, to be recorded before the log is written again, and to be given to the next
-    /// recovery as `known_ends`.
+    /// The accepted end of each boot from the start's on, to be recorded before the log is written again, and to be given
+    /// to the next recovery as `known_ends`.
     pub ends: Vec<(u64, u64)>,
     /// Files that were prepared and never used, see [`remove_unused_files`].
     pub unused_files: Vec<PathBuf>,
+    /// Files before the start, oldest first, see [`remove_obsolete_files`](super::remove_obsolete_files).
+    pub obsolete_files: Vec<PathBuf>,
 }
 
 /// Recovers the log `name` in `dir` and calls `visit` for every frame, in order.
 ///
-/// `known_ends` holds (boot, end position) as earlier recoveries accepted them. A directory that does not exist is a
-/// log without chains. An error of `visit` ends the recovery.
+/// `start` says from where on the log is kept; without it, it is kept from its beginning. Files before it are not read
+/// and may be missing; frames that begin before its position are not visited. `known_ends` holds (boot, end position) as
+/// earlier recoveries accepted them. A directory that does not exist is a log without chains. An error of `visit` ends the
+/// recovery.
 pub async fn recover(
     dir: &Path,
     name: &str,
+    start: Option<LogStart>,
     known_ends: &[(u64, u64)],
     mut visit: impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
 ) -> Result<RecoveredEnd, RecoverError> {
     if !name_is_allowed(name) {
         return Err(RecoverError::BadName { name: name.to_owned() });
     }
-    let chains = list_chains(dir, name).await?;
-    let known: BTreeMap<u64, u64> = known_ends.iter().copied().collect();
-    let boots: BTreeSet<u64> = chains.keys().chain(known.keys()).copied().collect();
     let mut recovered = RecoveredEnd::default();
+    let mut chains = list_chains(dir, name).await?;
+    let mut known: BTreeMap<u64, u64> = known_ends.iter().copied().collect();
+    let mut boots: BTreeSet<u64> = chains.keys().chain(known.keys()).copied().collect();
     // Unknown until a chain or a known end tells where the oldest boot began.
     let mut position: Option<u64> = None;
+    if let Some(start) = &start {
+        recovered.obsolete_files = paths_of(dir, name, &take_obsolete(&mut chains, start));
+        known.retain(|boot, _| *boot >= start.boot);
+        boots.retain(|boot| *boot > start.boot);
+        boots.insert(start.boot);
+        if !chains.contains_key(&start.boot) {
+            check_unused(dir, name, start)?;
+            position = Some(start.position);
+            recovered.position = LogPosition(start.position);
+        }
+    }
     for boot in boots {
         let known_end = known.get(&boot).copied();
+        let start = start.filter(|start| start.boot == boot);
         let end = match chains.get(&boot) {
             Some(seqs) => {
-                check_gaps(dir, name, boot, seqs)?;
-                let mut chain = Chain { dir, name, boot, file_count: seqs.len() as u32, known_end, position };
+                let first_seq = start.map_or(0, |start| start.seq);
+                let end_seq = check_gaps(dir, name, boot, first_seq, seqs)?;
+                let mut chain = Chain { dir, name, boot, start, first_seq, end_seq, known_end, position };
                 chain.read(&mut recovered, &mut visit).await?
             }
             None => end_without_files(dir, name, boot, known_end, position)?,
@@ -82,6 +107,17 @@ pub async fn recover(
     Ok(recovered)
 }
 
+/// The boot of the start has no file: then it must not have written the log.
+fn check_unused(dir: &Path, name: &str, start: &LogStart) -> Result<(), RecoverError> {
+    if start.may_be_unused() {
+        return Ok(());
+    }
+    Err(RecoverError::Missing {
+        file: dir.join(file_name(name, start.boot, start.seq)),
+        evidence: format!("the log is kept from position {} on, which lies in it", start.file_position),
+    })
+}
+
 /// Removes files that were prepared ahead and never used by a boot that crashed. Call it after the ends of the recovery
 /// have been recorded. A file that cannot be removed stays; it only takes room.
 pub async fn remove_unused_files(recovered: &RecoveredEnd) {
@@ -94,8 +130,8 @@ pub async fn remove_unused_files(recovered: &RecoveredEnd) {
     }
 }
 
-async fn list_chains(dir: &Path, name: &str) -> Result<BTreeMap<u64, BTreeSet<u32>>, RecoverError> {
-    let mut chains: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+async fn list_chains(dir: &Path, name: &str) -> Result<Chains, RecoverError> {
+    let mut chains = Chains::new();
     if !fs::exists(dir).await {
         return Ok(chains);
     }
@@ -109,16 +145,25 @@ async fn list_chains(dir: &Path, name: &str) -> Result<BTreeMap<u64, BTreeSet<u3
 }
 
 /// A file is begun only after its predecessor's name is durable, so a gap in the numbers was made by somebody else.
-fn check_gaps(dir: &Path, name: &str, boot: u64, seqs: &BTreeSet<u32>) -> Result<(), RecoverError> {
-    for (expected, seq) in (0..).zip(seqs) {
-        if expected != *seq {
+/// Returns the number after the last one.
+fn check_gaps(
+    dir: &Path,
+    name: &str,
+    boot: u64,
+    first_seq: u32,
+    seqs: &BTreeSet<u32>,
+) -> Result<u32, RecoverError> {
+    let mut end_seq = first_seq;
+    for seq in seqs {
+        if end_seq != *seq {
             return Err(RecoverError::Missing {
-                file: dir.join(file_name(name, boot, expected)),
+                file: dir.join(file_name(name, boot, end_seq)),
                 evidence: format!("{} exists and was begun after it", file_name(name, boot, *seq)),
             });
         }
+        end_seq += 1;
     }
-    Ok(())
+    Ok(end_seq)
 }
 
 /// A boot that has a known end and no files must have written nothing.
@@ -147,7 +192,11 @@ struct Chain<'a> {
     dir: &'a Path,
     name: &'a str,
     boot: u64,
-    file_count: u32,
+    /// From where on it is kept, if that is not its beginning.
+    start: Option<LogStart>,
+    first_seq: u32,
+    /// The number after its last file.
+    end_seq: u32,
     known_end: Option<u64>,
     /// Where the chain before ended, then where this one has been read to.
     position: Option<u64>,
@@ -172,7 +221,7 @@ impl Chain<'_> {
         recovered: &mut RecoveredEnd,
         visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
     ) -> Result<Option<u64>, RecoverError> {
-        let first = self.open(0).await?;
+        let mut first = self.open(self.first_seq).await?;
         let Some(header) = first.header else {
             return self.judge_unbegun(first, recovered).await;
         };
@@ -181,7 +230,11 @@ impl Chain<'_> {
         {
             return Err(self.discontinuous(&first, header.chain_start, expected));
         }
-        let stop = self.read_files(first, header.chain_start, recovered, visit).await?;
+        let position = match &self.start {
+            None => header.chain_start,
+            Some(start) => self.check_start(start, &mut first, &header).await?,
+        };
+        let stop = self.read_files(first, header.chain_start, position, recovered, visit).await?;
         self.judge(&stop, recovered).await?;
         Ok(Some(stop.position))
     }
@@ -191,19 +244,48 @@ impl Chain<'_> {
         LogFile::open(path, Identity { name_hash: name_hash(self.name), boot: self.boot, seq }).await
     }
 
+    /// Whether the start can lie in the file that it names. Returns the position of that file's first batch.
+    async fn check_start(
+        &self,
+        start: &LogStart,
+        first: &mut LogFile,
+        header: &FileHeader,
+    ) -> Result<u64, RecoverError> {
+        let found = first.batch_at(FILE_HEADER_BYTES as u64).await?;
+        let why = if start.seq == 0 && header.chain_start != start.file_position {
+            format!("its boot begins at position {}", header.chain_start)
+        } else if header.chain_start > start.file_position || start.file_position > start.position {
+            format!("its boot begins at position {}, behind the start", header.chain_start)
+        } else if let Found::Batch(batch, _) = found
+            && batch.position != start.file_position
+        {
+            format!("its first batch is of position {}", batch.position)
+        } else {
+            return Ok(start.file_position);
+        };
+        Err(RecoverError::Corrupt {
+            file: first.path.clone(),
+            offset: 0,
+            position: LogPosition(start.file_position),
+            why,
+            evidence: kept_from(start),
+        })
+    }
+
     /// Visits all batches that continue the chain, over all files, and tells where that ended.
     async fn read_files(
         &self,
         first: LogFile,
         chain_start: u64,
+        position: u64,
         recovered: &mut RecoveredEnd,
         visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
     ) -> Result<Stop, RecoverError> {
         let mut file = first;
         let mut stop = Stop {
-            seq: 0,
+            seq: self.first_seq,
             offset: FILE_HEADER_BYTES as u64,
-            position: chain_start,
+            position,
             why: "",
             sealed: false,
             broken_successor: None,
@@ -211,7 +293,7 @@ impl Chain<'_> {
         recovered.files += 1;
         loop {
             let nothing_here = self.read_file(&mut file, &mut stop, visit).await?;
-            if stop.sealed || self.known_end == Some(stop.position) || stop.seq + 1 == self.file_count {
+            if stop.sealed || self.known_end == Some(stop.position) || stop.seq + 1 == self.end_seq {
                 return Ok(stop);
             }
             // The file has no more; its successor may begin exactly here.
@@ -260,7 +342,8 @@ impl Chain<'_> {
                 stop.why = "the chain is sealed here";
                 return Ok(false);
             }
-            visit_frames(file, stop, &header, &file.window()[range], visit)?;
+            let visited_from = self.start.map_or(0, |start| start.position);
+            visit_frames(file, stop, &header, &file.window()[range], visited_from, visit)?;
             stop.position += u64::from(header.payload_bytes);
             stop.offset = next_offset(stop.offset, &header);
             if self.known_end.is_some_and(|end| end < stop.position) {
@@ -273,6 +356,9 @@ impl Chain<'_> {
 
     /// Decides whether the stop is an acceptable end.
     async fn judge(&self, stop: &Stop, recovered: &mut RecoveredEnd) -> Result<(), RecoverError> {
+        if let Some(start) = self.start.filter(|start| start.position > stop.position) {
+            return Err(self.corrupt(stop, kept_from(&start)));
+        }
         match self.known_end {
             Some(end) if end == stop.position => Ok(()),
             Some(end) => {
@@ -295,7 +381,7 @@ impl Chain<'_> {
         recovered: &mut RecoveredEnd,
     ) -> Result<(), RecoverError> {
         let mut unused = Vec::new();
-        for seq in stop.seq..self.file_count {
+        for seq in stop.seq..self.end_seq {
             let mut file = self.open(seq).await?;
             let mut offset = if seq == stop.seq { stop.offset } else { FILE_HEADER_BYTES as u64 };
             let mut found_any = false;
@@ -334,7 +420,9 @@ impl Chain<'_> {
         let before = self.position.unwrap_or(0);
         let evidence = if let Some(end) = self.known_end.filter(|end| *end > before) {
             Some(format!("an earlier start accepted this boot's log up to position {end}"))
-        } else if self.file_count > 1 {
+        } else if let Some(start) = &self.start {
+            Some(kept_from(start))
+        } else if self.end_seq > 1 {
             Some("the chain has a second file, which is begun only after the first file's header is on the disk".into())
         } else {
             let found = first.find_batch_after(FILE_HEADER_BYTES as u64, before).await?;
@@ -383,37 +471,54 @@ impl Chain<'_> {
     }
 }
 
+/// The evidence that a start is.
+fn kept_from(start: &LogStart) -> String {
+    format!(
+        "a checkpoint says that the log is kept from position {} on, in a file that begins at position {}",
+        start.position, start.file_position
+    )
+}
+
+/// Visits a batch's frames that do not begin before `visited_from`.
 fn visit_frames(
     file: &LogFile,
     stop: &Stop,
     header: &BatchHeader,
     payload: &[u8],
+    visited_from: u64,
     visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
 ) -> Result<(), RecoverError> {
-    let malformed = |why: String| RecoverError::Corrupt {
+    let malformed = |why: String, evidence: &str| RecoverError::Corrupt {
         file: file.path.clone(),
         offset: stop.offset,
         position: LogPosition(stop.position),
         why,
-        evidence: "the batch's checksum is right, so it was written like this".into(),
+        evidence: evidence.into(),
     };
+    let verified = "the batch's checksum is right, so it was written like this";
     let mut frames = 0;
+    let mut begin = stop.position;
     for frame in Frames::new(payload) {
         let Ok((frame, payload)) = frame else {
-            return Err(malformed(format!("frame {frames} does not fit its batch")));
+            return Err(malformed(format!("frame {frames} does not fit its batch"), verified));
         };
-        visit(&frame, payload).map_err(|source| RecoverError::Visit {
-            file: file.path.clone(),
-            offset: stop.offset,
-            source,
-        })?;
+        let end = begin + (FRAME_HEADER_BYTES + payload.len()) as u64;
+        if begin >= visited_from {
+            visit(&frame, payload).map_err(|source| RecoverError::Visit {
+                file: file.path.clone(),
+                offset: stop.offset,
+                source,
+            })?;
+        } else if end > visited_from {
+            let why = format!("position {visited_from} lies inside of a frame");
+            return Err(malformed(why, "a checkpoint says that a frame begins there"));
+        }
+        begin = end;
         frames += 1;
     }
     if frames != header.frames {
-        return Err(malformed(format!(
-            "the batch holds {frames} frames and its header says {}",
-            header.frames
-        )));
+        let why = format!("the batch holds {frames} frames and its header says {}", header.frames);
+        return Err(malformed(why, verified));
     }
     Ok(())
 }

@@ -143,7 +143,7 @@ fn damaged_file_headers_are_refused() {
         append(&log, &frame(1, 10));
         log.close().await.expect("closed");
         edit(&dir.join(file_name("lone", 1, 0)), |bytes| bytes[17] ^= 1).await;
-        let error = recover(&dir, "lone", &[], |_, _| Ok(())).await.expect_err("damaged");
+        let error = recover(&dir, "lone", None, &[], |_, _| Ok(())).await.expect_err("damaged");
         assert!(error.to_string().contains("the file header is not valid"), "{error}");
     });
 }

@@ -7,7 +7,7 @@ use super::*;
 async fn log_on(path: &Path, options: OpenOptions, dir: &Path) -> Log {
     fs::create_dir_all(dir).await.expect("create");
     let file = File::open(path, &options).await.expect("open");
-    let first = PreparedFile { file, path: path.to_path_buf(), salt: 1, capacity_bytes: 1 << 30 };
+    let first = PreparedFile { file, path: path.to_path_buf(), seq: 0, salt: 1, capacity_bytes: 1 << 30 };
     let cfg = config(dir, 1);
     Log::start(&cfg, 100, FileMaker::new(&cfg, 100), first)
 }

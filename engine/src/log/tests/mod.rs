@@ -4,7 +4,9 @@ mod damage;
 mod frames;
 mod group;
 mod latch;
+mod recycle;
 mod roundtrip;
+mod start;
 mod torn;
 
 use std::future::Future;
@@ -83,8 +85,16 @@ async fn append_as_batches(log: &Log, frames: &[Seen]) {
 }
 
 async fn recover_all(dir: &Path, known: &[(u64, u64)]) -> Result<(RecoveredEnd, Vec<Seen>), RecoverError> {
+    recover_from(dir, None, known).await
+}
+
+async fn recover_from(
+    dir: &Path,
+    start: Option<LogStart>,
+    known: &[(u64, u64)],
+) -> Result<(RecoveredEnd, Vec<Seen>), RecoverError> {
     let mut seen = Vec::new();
-    let end = recover(dir, NAME, known, |header, payload| {
+    let end = recover(dir, NAME, start, known, |header, payload| {
         seen.push(Seen { header: *header, payload: payload.to_vec() });
         Ok(())
     })

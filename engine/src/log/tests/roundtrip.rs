@@ -120,7 +120,10 @@ fn impossible_configurations_are_refused() {
         ] {
             assert!(matches!(Log::create(bad, 0).await, Err(LogError::Config { .. })));
         }
-        assert!(matches!(recover(&dir, "a/b", &[], |_, _| Ok(())).await, Err(RecoverError::BadName { .. })));
+        assert!(matches!(
+            recover(&dir, "a/b", None, &[], |_, _| Ok(())).await,
+            Err(RecoverError::BadName { .. })
+        ));
     });
 }
 
@@ -130,7 +133,8 @@ fn the_visitor_can_stop_a_recovery() {
         let log = Log::create(config(&dir, 1), 0).await.expect("created");
         append(&log, &frame(1, 10));
         log.close().await.expect("closed");
-        let error = recover(&dir, NAME, &[], |_, _| Err("no such slot".into())).await.expect_err("refused");
+        let error =
+            recover(&dir, NAME, None, &[], |_, _| Err("no such slot".into())).await.expect_err("refused");
         assert!(
             error.to_string().contains("no such slot") && error.to_string().contains("offset 4096"),
             "{error}"

@@ -282,7 +282,7 @@ async fn recover_log(engine: &Engine, config: &RaftConfig, number: u64) -> Resul
     let name = log_name(number);
     let mut replay = Replay::new(config.start_index);
     let (dir, ends) = (engine.log_dir(), engine.known_ends(&name).await);
-    let recovered = recover(&dir, &name, &ends, |header, payload| match header.kind {
+    let recovered = recover(&dir, &name, None, &ends, |header, payload| match header.kind {
         KIND_CONSENSUS => {
             replay.push(payload)?;
             if number > 0 && !replay.has_snapshot() {
