@@ -1,27 +1,34 @@
 //! Opening an engine: settings, recovery, and the start of a new boot.
 //!
-//! Invariant: the order. The directory is locked and its meta file read; all logs are recovered; then the new boot's
-//! number and the ends that were accepted are written and synced; and only then are new logs made and anything served.
+//! Invariant: the order. The directory is locked and its meta file read; the checkpoint is loaded, and all logs are
+//! recovered; then the new boot's number and the ends that were accepted are written and synced; and only then is removed
+//! what is not needed any more, are new logs made, and is anything served.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockgate_runtime::Runtime;
+use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::AtomicU64;
-use lockgate_runtime::sync::{Arc, Mutex};
-use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::{Arena, MemoryBudget, want_huge_pages};
 use crate::cell::{SlotCell, SlotTable};
+use crate::checkpoint::files::remove_leftovers;
+use crate::checkpoint::format::LogFrom;
+use crate::checkpoint::{Base, CheckpointConfig, Checkpointer, Scope, load_all, read_manifest};
 use crate::compactor::{Compactor, Home, Stability};
+use crate::cores::Job;
 use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
 use crate::index::KeyHasher;
 use crate::kept::kept_written;
-use crate::log::{self, Log, LogConfig, LogError, LogPosition};
+use crate::log::{self, Log, LogConfig, LogError, LogPosition, LogStart};
 use crate::meta::{Directory, Meta};
 use crate::options::Durability;
-use crate::recovery::{Recovered, recover_all};
+use crate::recovery::{
+    OnProgress, Progress, Recovered, RecoveryProgress, Sources, Target, core_of, recover_all,
+};
 use crate::slot::SlotState;
 use crate::store::Store;
 use crate::sweeper::Sweeper;
@@ -48,6 +55,8 @@ pub struct EngineBuilder {
     memory_bytes_max: u64,
     flush_interval_ms: u64,
     durability: Durability,
+    checkpoints: CheckpointConfig,
+    on_progress: Option<OnProgress>,
 }
 
 impl EngineBuilder {
@@ -62,6 +71,8 @@ impl EngineBuilder {
             memory_bytes_max: MEMORY_BYTES_MAX_DEFAULT,
             flush_interval_ms: log::FLUSH_INTERVAL_DEFAULT.as_millis() as u64,
             durability: Durability::default(),
+            checkpoints: CheckpointConfig::default(),
+            on_progress: None,
         }
     }
 
@@ -115,6 +126,32 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether checkpoints are taken in the background (default: yes). [`Engine::checkpoint`] takes one in any case.
+    pub fn automatic_checkpoints(mut self, automatic: bool) -> Self {
+        self.checkpoints.automatic = automatic;
+        self
+    }
+
+    /// How much is logged at least, over all cores, before a checkpoint is taken in the background; more, if the data
+    /// takes more memory than that.
+    pub fn checkpoint_log_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoints.log_bytes = bytes;
+        self
+    }
+
+    /// How much of a checkpoint is written in a second, over all cores. 0: as much as the disk takes.
+    pub fn checkpoint_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.checkpoints.bytes_per_second = bytes;
+        self
+    }
+
+    /// Whom to tell how far the recovery is: now and then while it lasts, and when it is done. Called on the cores' threads,
+    /// so it should be short.
+    pub fn on_recovery_progress(mut self, tell: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
+        self.on_progress = Some(OnProgress(Arc::new(tell)));
+        self
+    }
+
     /// Opens the engine on cores of its own, which end with the last clone of it. Blocks until it has recovered.
     pub fn open(self) -> Result<Engine, OpenError> {
         self.check(self.cores)?;
@@ -151,15 +188,18 @@ impl EngineBuilder {
         let hasher = KeyHasher::new(runtime.random_u64());
         let slots = self.empty_slots(&budget, &hasher, &gate_changes, (&sweepers, &compactors))?;
         // Before the recovery, which has the system forget what it remembers of the files.
-        let kept = kept_written(&mut directory).await?;
-        let recovered = recover_all(&directory, &slots).await?;
+        let kept = kept_written(&mut directory, runtime, self.cores).await?;
+        let (recovered, base) = self.recover(runtime, &directory, &slots).await?;
         let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
         let number = directory.begin_boot(ends, kept).await?;
         let Meta { directory_id, kept_since, .. } = *directory.meta();
         let boot = Boot { directory_id, number, kept_since };
         for end in recovered.values() {
             log::remove_unused_files(end).await;
+            log::remove_obsolete_files(&end.obsolete_files).await;
         }
+        remove_leftovers(&directory.checkpoint_dir(), base.as_ref().map(|base| base.manifest.id.number))
+            .await;
         let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
         for (at, slot) in slots.iter().enumerate() {
             let start = logs[at % self.cores].appended();
@@ -176,6 +216,24 @@ impl EngineBuilder {
             let home = Home { slots, core, cores: self.cores, log, budget, stability };
             runtime.spawn_on(core, move || compactor.run(home));
         }
+        let scope = Scope {
+            slots: slots.clone(),
+            logs: logs.clone(),
+            other_logs: self.other_logs(boot, &recovered),
+            clustered: self.clustered,
+            directory_id,
+            boot: boot.number,
+            dir: directory.checkpoint_dir(),
+            budget: budget.clone(),
+            config: self.checkpoints,
+            number: base.as_ref().map_or(0, |base| base.manifest.id.number),
+            replayed_from: base.as_ref().map_or(0, |base| base.replayed_from()),
+        };
+        let checkpointer = Arc::new(Checkpointer::new(scope));
+        if self.checkpoints.automatic {
+            let checkpointer = checkpointer.clone();
+            runtime.spawn_on(0, move || checkpointer.run());
+        }
         tracing::info!(path = %self.path.display(), boot = boot.number, kept_since, cores = self.cores, "the engine is open");
         Ok(Engine::from_inner(Inner {
             runtime: runtime.clone(),
@@ -191,9 +249,50 @@ impl EngineBuilder {
             compactors,
             stability,
             logs,
+            checkpointer,
             budget,
             directory: SharedDirectory::new(directory),
         }))
+    }
+
+    /// The slots as checkpoint and logs have them.
+    async fn recover(
+        &self,
+        runtime: &Runtime,
+        directory: &Directory,
+        slots: &SlotTable,
+    ) -> Result<(BTreeMap<String, Recovered>, Option<Arc<Base>>), OpenError> {
+        let dir = directory.checkpoint_dir();
+        let manifest = read_manifest(&dir).await?;
+        let base = match manifest {
+            Some(manifest) => Some(Arc::new(Base::of_directory(manifest, directory)?)),
+            None => None,
+        };
+        let sources = Sources::list(directory, base.clone()).await?;
+        let progress = Arc::new(Progress::new(sources.bytes().await, self.on_progress.clone()));
+        let target = Target {
+            runtime: runtime.clone(),
+            cores: self.cores,
+            slots: slots.clone(),
+            progress: progress.clone(),
+        };
+        if let Some(base) = &base {
+            load_all(&target, &dir, base).await?;
+        }
+        let recovered = recover_all(&sources, &target).await?;
+        progress.end();
+        Ok((recovered, base))
+    }
+
+    /// Where the logs ended that this boot does not write.
+    fn other_logs(&self, boot: Boot, recovered: &BTreeMap<String, Recovered>) -> Vec<LogFrom> {
+        let other = |(name, end): (&String, &Recovered)| {
+            let core = core_of(name).filter(|core| *core >= self.cores)?;
+            Some(LogFrom { core: core as u32, start: LogStart::unused(boot.number, end.position.0) })
+        };
+        let mut logs: Vec<LogFrom> = recovered.iter().filter_map(other).collect();
+        logs.sort_unstable_by_key(|log| log.core);
+        logs
     }
 
     fn empty_slots(
@@ -228,19 +327,30 @@ impl EngineBuilder {
         directory: &Directory,
         boot: Boot,
         recovered: &BTreeMap<String, Recovered>,
-    ) -> Result<Vec<Log>, OpenError> {
+    ) -> Result<Vec<Log>, LogError> {
+        // All at the same time: each prepares a file.
+        let jobs: Vec<_> = (0..self.cores)
+            .map(|core| {
+                let name = core_log_name(core);
+                let start = recovered.get(&name).map_or(0, |end| end.position.0);
+                let config = LogConfig {
+                    file_bytes: self.log_file_bytes,
+                    unwritten_bytes_max: self.log_unwritten_bytes_max,
+                    flush_interval: Duration::from_millis(self.flush_interval_ms),
+                    ..LogConfig::new(directory.log_dir(), name, boot.number)
+                };
+                Job::start_on(runtime, core, move || Log::create(config, start))
+            })
+            .collect();
         let mut logs = Vec::with_capacity(self.cores);
-        for core in 0..self.cores {
-            let name = core_log_name(core);
-            let start = recovered.get(&name).map_or(0, |end| end.position.0);
-            let config = LogConfig {
-                file_bytes: self.log_file_bytes,
-                unwritten_bytes_max: self.log_unwritten_bytes_max,
-                flush_interval: Duration::from_millis(self.flush_interval_ms),
-                ..LogConfig::new(directory.log_dir(), name, boot.number)
-            };
-            logs.push(create_log(runtime, core, config, start).await?);
+        let mut result = Ok(());
+        for job in jobs {
+            match job.done().await {
+                Ok(log) => logs.push(log),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
+        result?;
         Ok(logs)
     }
 
@@ -266,23 +376,4 @@ impl EngineBuilder {
 /// The name of a core's log.
 pub(crate) fn core_log_name(core: usize) -> String {
     format!("core-{core}")
-}
-
-/// Creates a log on the core that is to write it.
-async fn create_log(runtime: &Runtime, core: usize, config: LogConfig, start: u64) -> Result<Log, LogError> {
-    let answer = Arc::new((Mutex::new(None), Event::new()));
-    let sender = answer.clone();
-    runtime.spawn_on(core, move || async move {
-        let created = Log::create(config, start).await;
-        *sender.0.lock() = Some(created);
-        sender.1.notify_all();
-    });
-    loop {
-        let answered = answer.1.listen();
-        let created = answer.0.lock().take();
-        match created {
-            Some(created) => return created,
-            None => answered.await,
-        }
-    }
 }

@@ -13,6 +13,7 @@ use lockgate_runtime::{Event, Runtime};
 use crate::arena::{Arena, MemoryBudget};
 use crate::builder::EngineBuilder;
 use crate::cell::{SlotCell, SlotTable};
+use crate::checkpoint::{CheckpointError, CheckpointStats, Checkpointer};
 use crate::compactor::{Compactor, Stability, StableWatermarks};
 use crate::error::OpError;
 use crate::index::KeyHasher;
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) stability: Arc<Stability>,
     pub(crate) gate_changes: Arc<AtomicU64>,
     pub(crate) logs: Vec<Log>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) directory: SharedDirectory,
 }
@@ -259,6 +261,19 @@ impl Engine {
         close_logs(&self.inner.logs).await
     }
 
+    /// Takes a checkpoint that has all that was written before this call, and waits for it: a recovery needs then only
+    /// what is logged from here on, and the logs' space before is given back. Nobody is stopped meanwhile. On a core's
+    /// thread; it goes on when this is not awaited to the end.
+    pub async fn checkpoint(&self) -> Result<CheckpointStats, CheckpointError> {
+        self.inner.checkpointer.take(&self.inner.runtime).await
+    }
+
+    /// As [`checkpoint`](Engine::checkpoint), blocking the calling thread, which must not be a core's: panics there.
+    pub fn checkpoint_blocking(&self) -> Result<CheckpointStats, CheckpointError> {
+        lockgate_runtime::block_on_foreign(self.checkpoint())
+            .expect("a blocking wait on a core's thread would never end: await `checkpoint` there")
+    }
+
     // The directory, for a log of the layer above.
 
     /// Where logs belong.
@@ -292,6 +307,7 @@ impl Engine {
             ..EngineStats::default()
         };
         stats.compaction = self.compaction_stats();
+        stats.checkpoints = self.inner.checkpointer.stats();
         stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
         for slot in Slot::all() {
             let seen = self.slot(slot).lock().stats();
@@ -320,6 +336,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.sweepers.iter().for_each(|sweeper| sweeper.end());
         self.compactors.iter().for_each(|compactor| compactor.end());
+        self.checkpointer.end();
         if !self.owns_runtime {
             return;
         }

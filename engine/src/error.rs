@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::arena::OutOfMemory;
 use crate::batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use crate::checkpoint::LoadError;
 use crate::clear::Cleared;
 use crate::log::{LogError, LogFailed, LogWaitError, RecoverError};
 use crate::meta::MetaError;
@@ -436,6 +437,9 @@ pub enum OpenError {
     /// The directory is in use, of another version, or damaged.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// The checkpoint could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] LoadError),
     /// A log could not be read.
     #[error(transparent)]
     Recover(#[from] RecoverError),

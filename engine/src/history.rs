@@ -11,6 +11,16 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// A history with these terms, which are in order.
+    pub(crate) fn from_starts(starts: Vec<(Term, u64)>) -> History {
+        History { starts }
+    }
+
+    /// The terms, each with the first counter of its writes.
+    pub(crate) fn starts(&self) -> &[(Term, u64)] {
+        &self.starts
+    }
+
     /// From now on writes are under `term`, the first of them with a counter from `first` on. `last` is the last write:
     /// terms that began behind it wrote nothing, and give way to a lower term that did write.
     pub(crate) fn begin(&mut self, term: Term, first: u64, last: Version) {

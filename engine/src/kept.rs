@@ -3,17 +3,22 @@
 //! What was written is in the system's cache until it is on the disk, so the end of a process loses none of it, and a start
 //! of the system may. There is one more way: after a failed sync the system holds pages for clean that the disk never got,
 //! and gives them up when it likes. Recovery has it forget them, and goes by the disk (see `log/reader.rs`). So they are
-//! compared before: a file that reads differently once its pages are forgotten has lost writes.
+//! compared before: a file whose unsynced end reads differently once its pages are forgotten has lost writes. Every batch
+//! says up to where the log was synced when it was written: what lies before that is on the disk, and is not compared.
 //!
-//! What this does not see: pages that were lost to a failed sync and given up before this start.
+//! What this does not see: pages that were lost to a failed sync and given up before this start. What a checkpoint has was
+//! synced in the logs before, so that checkpoints change nothing here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
-use lockgate_runtime::{File, OpenOptions, fs};
+use lockgate_runtime::{File, OpenOptions, Runtime, fs};
 
+use crate::cores::Job;
 use crate::log::files::parse_file_name;
+use crate::log::format::{BATCH_HEADER_BYTES, BatchHeader, FILE_HEADER_BYTES, FileHeader, batch_file_bytes};
 use crate::meta::{Directory, MetaError};
 use crate::recovery::core_of;
 
@@ -21,8 +26,12 @@ use crate::recovery::core_of;
 const UNSYNCED_FILES_MAX: usize = 2;
 const READ_BYTES: usize = 1 << 20;
 
-/// Whether nothing that the latest boot wrote can be lost. To be asked before the recovery.
-pub(crate) async fn kept_written(directory: &mut Directory) -> Result<bool, MetaError> {
+/// Whether nothing that the latest boot wrote can be lost. To be asked before the recovery. `cores` of the runtime help.
+pub(crate) async fn kept_written(
+    directory: &mut Directory,
+    runtime: &Runtime,
+    cores: usize,
+) -> Result<bool, MetaError> {
     if directory.meta().boot == 0 {
         return Ok(true);
     }
@@ -31,54 +40,116 @@ pub(crate) async fn kept_written(directory: &mut Directory) -> Result<bool, Meta
     }
     // The check destroys its own evidence: if it is not finished, no later one can tell.
     directory.forget_os_boot().await?;
-    let unchanged = are_unchanged(directory).await;
+    let unchanged = are_unchanged(directory, runtime, cores).await;
     Ok(unchanged.unwrap_or_else(|error| {
         tracing::warn!(%error, "the latest log files could not be read: taken as if writes were lost");
         false
     }))
 }
 
-async fn are_unchanged(directory: &Directory) -> io::Result<bool> {
+async fn are_unchanged(directory: &Directory, runtime: &Runtime, cores: usize) -> io::Result<bool> {
     let dir = directory.log_dir();
     if !fs::exists(&dir).await {
         return Ok(true);
     }
-    let mut files: BTreeMap<String, BTreeSet<(u32, String)>> = BTreeMap::new();
+    let mut files: BTreeMap<usize, BTreeSet<(u32, PathBuf)>> = BTreeMap::new();
     for file in fs::read_dir(&dir).await? {
-        let log = file.split('.').next().unwrap_or(&file).to_owned();
-        if core_of(&log).is_some()
-            && let Some((boot, seq)) = parse_file_name(&log, &file)
+        let log = file.split('.').next().unwrap_or(&file);
+        if let Some(core) = core_of(log)
+            && let Some((boot, seq)) = parse_file_name(log, &file)
             && boot == directory.meta().boot
         {
-            files.entry(log).or_default().insert((seq, file));
+            files.entry(core).or_default().insert((seq, dir.join(file)));
         }
     }
-    for (_, file) in files.values().flat_map(|of_log| of_log.iter().rev().take(UNSYNCED_FILES_MAX)) {
-        if !is_unchanged(&dir.join(file)).await? {
-            tracing::warn!(file, "the disk does not have all that was written: a sync must have failed");
-            return Ok(false);
-        }
+    let jobs: Vec<_> = files
+        .into_iter()
+        .map(|(core, of_log)| {
+            let latest: Vec<_> = of_log.into_iter().rev().take(UNSYNCED_FILES_MAX).collect();
+            Job::start_on(runtime, core % cores, move || async move {
+                for (_, path) in latest {
+                    if !is_unchanged(&path).await? {
+                        tracing::warn!(file = %path.display(), "the disk does not have all that was written: a sync must have failed");
+                        return io::Result::Ok(false);
+                    }
+                }
+                Ok(true)
+            })
+        })
+        .collect();
+    let mut all: io::Result<bool> = Ok(true);
+    for job in jobs {
+        let unchanged = job.done().await;
+        all = all.and_then(|all| Ok(all && unchanged?));
     }
-    Ok(true)
+    all
 }
 
 async fn is_unchanged(path: &Path) -> io::Result<bool> {
     let file = File::open(path, &OpenOptions::new().read(true)).await?;
-    let cached = checksum(&file).await?;
+    let unsynced = unsynced(&file).await?;
+    let cached = checksum(&file, unsynced.clone()).await?;
     file.forget_cached()?;
-    Ok(checksum(&file).await? == cached)
+    Ok(checksum(&file, unsynced).await? == cached)
 }
 
-async fn checksum(file: &File) -> io::Result<(u64, u32)> {
-    let (mut at, mut crc, mut buffer) = (0, 0, vec![0; READ_BYTES]);
-    loop {
+/// Where in the file the batches are that its last batch did not know to be synced. Where there is no batch: all of it.
+async fn unsynced(file: &File) -> io::Result<Range<u64>> {
+    let mut window = Window { file, at: 0, bytes: Vec::new() };
+    let Ok(header) = FileHeader::decode(window.bytes(0, FILE_HEADER_BYTES).await?) else {
+        return Ok(0..file.len().await?);
+    };
+    // What may be unsynced: the ends of the batches' positions, and their offsets.
+    let mut open: VecDeque<(u64, u64)> = VecDeque::new();
+    let mut offset = FILE_HEADER_BYTES as u64;
+    while let Some(batch) = BatchHeader::decode(window.bytes(offset, BATCH_HEADER_BYTES).await?)
+        && batch.salt == header.salt
+        && batch.boot == header.boot
+        && let Some(end) = batch.end()
+    {
+        open.push_back((end, offset));
+        while open.front().is_some_and(|(end, _)| *end <= batch.synced) {
+            open.pop_front();
+        }
+        offset += batch_file_bytes(batch.payload_bytes as usize) as u64;
+    }
+    Ok(open.front().map_or(offset, |(_, offset)| *offset)..offset)
+}
+
+/// What is being read of a file, from its beginning to its end.
+struct Window<'a> {
+    file: &'a File,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// So many bytes from this offset on; fewer where the file ends.
+    async fn bytes(&mut self, offset: u64, count: usize) -> io::Result<&[u8]> {
+        if offset < self.at || offset + count as u64 > self.at + self.bytes.len() as u64 {
+            let mut buffer = std::mem::take(&mut self.bytes);
+            buffer.resize(READ_BYTES, 0);
+            let (read, mut bytes) = self.file.read_at(buffer, offset).await;
+            bytes.truncate(read?);
+            (self.at, self.bytes) = (offset, bytes);
+        }
+        let from = ((offset - self.at) as usize).min(self.bytes.len());
+        Ok(&self.bytes[from..(from + count).min(self.bytes.len())])
+    }
+}
+
+async fn checksum(file: &File, range: Range<u64>) -> io::Result<(u64, u32)> {
+    let (mut at, mut crc, mut buffer) = (range.start, 0, Vec::new());
+    while at < range.end {
+        buffer.resize((range.end - at).min(READ_BYTES as u64) as usize, 0);
         let (read, bytes) = file.read_at(buffer, at).await;
         buffer = bytes;
         let count = read?;
         if count == 0 {
-            return Ok((at, crc));
+            break;
         }
         crc = crc32c::crc32c_append(crc, &buffer[..count]);
         at += count as u64;
     }
+    Ok((at, crc))
 }

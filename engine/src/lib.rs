@@ -33,8 +33,8 @@
 //! `chain`, `charge`, `extent` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `subscriptions`, `wakes`, `slot` (all that a slot's lock guards),
 //! `cell` (the lock); `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and
 //! `sweeper` (how keys end); `dirty` and `stream` (reading slots while they are written); `options`, `keyspace`, `many`,
-//! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `kept`, `recovery`, `builder`,
-//! `engine`.
+//! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `cores` (work on a certain core);
+//! [`checkpoint`], `kept`, `recovery`, `builder`, `engine`.
 //!
 //! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
 //! layer above gives them a meaning.
@@ -46,11 +46,13 @@ mod builder;
 mod cell;
 mod chain;
 mod charge;
+pub mod checkpoint;
 mod clear;
 mod compaction;
 #[cfg(test)]
 mod compaction_tests;
 mod compactor;
+mod cores;
 mod crc16;
 mod dirty;
 mod engine;
@@ -89,6 +91,7 @@ mod wakes;
 pub use arena::OutOfMemory;
 pub use batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch};
 pub use builder::{CORES_MAX, EngineBuilder, MEMORY_BYTES_MAX_DEFAULT};
+pub use checkpoint::{CheckpointError, CheckpointStats, CheckpointsStats};
 pub use clear::Cleared;
 pub use compactor::StableWatermarks;
 pub use crc16::{crc16, hash_tag};
@@ -101,7 +104,7 @@ pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
 pub use options::{Condition, Deadline, Durability, Expiry, SetOptions, SetOutcome};
-pub use recovery::ReplayError;
+pub use recovery::{RecoveryProgress, ReplayError};
 pub use scan::{ScanCursor, ScanEntry, ScanPage};
 pub use segment::PinnedRange;
 pub use stats::{CompactionStats, CoreStats, DataStats, EngineStats, KeyspaceStats, SlotStats};

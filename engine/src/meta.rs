@@ -149,6 +149,11 @@ impl Directory {
         self.path.join(LOG_FOLDER)
     }
 
+    /// Where the checkpoint belongs.
+    pub fn checkpoint_dir(&self) -> PathBuf {
+        self.path.join(crate::checkpoint::CHECKPOINT_FOLDER)
+    }
+
     /// What the meta file holds.
     pub fn meta(&self) -> &Meta {
         &self.meta

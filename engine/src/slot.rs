@@ -9,6 +9,8 @@
 //! - every change of the data is one log frame with the very same bytes, appended under the lock, so that the log has a
 //!   slot's frames in the order of their versions. Lock order: slot, then log. Never two slots.
 
+pub(crate) mod image;
+
 use std::mem::offset_of;
 
 use lockgate_runtime::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::ops::AddAssign;
 
+use crate::checkpoint::CheckpointsStats;
 use crate::log::{Log, LogPosition};
 use crate::store::Store;
 use crate::types::{Gate, Version};
@@ -92,6 +93,8 @@ pub struct EngineStats {
     pub dead_bytes: u64,
     /// What compactions did since the engine was opened.
     pub compaction: CompactionStats,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointsStats,
     /// Memory of the segments that slots hold.
     pub segment_bytes: u64,
     /// Memory of the indexes.

@@ -274,6 +274,15 @@ impl Store {
         self.charge.raise_to(self.index.bytes() + self.index.growth_bytes())
     }
 
+    /// Makes room in the index for so many keys at once. Changes nothing on failure.
+    pub(crate) fn expect_keys(&mut self, keys: u64) -> Result<(), OutOfMemory> {
+        let lines = Index::lines_for(keys as usize);
+        self.charge.raise_to(Index::bytes_of(lines))?;
+        let (chain, hasher) = (&self.chain, &self.hasher);
+        self.index.grow_to(lines, |place| hash_at(chain, hasher, place));
+        Ok(())
+    }
+
     /// Copies verified records into reserved room and takes each in. `counter` is the first one's.
     pub(crate) fn copy_in(&mut self, counter: u64, records: &[u8]) {
         let copied = self.chain.append(counter, records.len(), |out| {

@@ -102,6 +102,23 @@ impl Index {
         if self.has_room() { 0 } else { (grown(self.lines.len()) - self.lines.len()) * size_of::<Line>() }
     }
 
+    /// How many lines have room for so many keys.
+    pub(crate) fn lines_for(keys: usize) -> usize {
+        (keys * 8).div_ceil(LINE_ENTRIES * LOAD_EIGHTHS_MAX)
+    }
+
+    /// Memory that so many lines take.
+    pub(crate) fn bytes_of(lines: usize) -> usize {
+        lines * size_of::<Line>()
+    }
+
+    /// Gives the table at least so many lines.
+    pub(crate) fn grow_to(&mut self, lines: usize, hash_of: impl Fn(RecordOffset) -> u64) {
+        if lines > self.lines.len() {
+            self.resize(lines, hash_of);
+        }
+    }
+
     /// The entry with this hash that `is_key` accepts.
     #[inline]
     pub(crate) fn find(&self, hash: u64, is_key: impl Fn(RecordOffset) -> bool) -> Option<RecordOffset> {

@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use error::{LogError, LogFailed, LogWaitError, RecoverError, StopCause, VisitError};
 pub use format::{FrameHeader, FrameKind, LogPosition};
 pub use handle::Log;
-pub use recover::{RecoveredEnd, recover, remove_unused_files};
+pub use recover::{RecoveredEnd, Visitor, recover, recover_with, remove_unused_files};
 pub use recycle::{GivenBack, RECYCLED_FILES_MAX};
 pub use shared::Reservation;
 pub use start::{LogStart, remove_obsolete_files};

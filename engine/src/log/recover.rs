@@ -52,6 +52,28 @@ pub struct RecoveredEnd {
     pub obsolete_files: Vec<PathBuf>,
 }
 
+/// What is done with the frames of a log that is recovered.
+pub trait Visitor {
+    /// Called for every frame, in order. An error ends the recovery.
+    fn frame(&mut self, frame: &FrameHeader, payload: &[u8]) -> Result<(), VisitError>;
+
+    /// Called behind every batch, so with at most one batch's frames in between: the place to wait for others.
+    fn batch_end(&mut self) -> impl Future<Output = Result<(), VisitError>>;
+}
+
+/// A closure, which waits for nobody.
+struct Each<F>(F);
+
+impl<F: FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>> Visitor for Each<F> {
+    fn frame(&mut self, frame: &FrameHeader, payload: &[u8]) -> Result<(), VisitError> {
+        self.0(frame, payload)
+    }
+
+    async fn batch_end(&mut self) -> Result<(), VisitError> {
+        Ok(())
+    }
+}
+
 /// Recovers the log `name` in `dir` and calls `visit` for every frame, in order.
 ///
 /// `start` says from where on the log is kept; without it, it is kept from its beginning. Files before it are not read
@@ -63,7 +85,18 @@ pub async fn recover(
     name: &str,
     start: Option<LogStart>,
     known_ends: &[(u64, u64)],
-    mut visit: impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+    visit: impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+) -> Result<RecoveredEnd, RecoverError> {
+    recover_with(dir, name, start, known_ends, &mut Each(visit)).await
+}
+
+/// As [`recover`], for a visitor that may have to wait.
+pub async fn recover_with(
+    dir: &Path,
+    name: &str,
+    start: Option<LogStart>,
+    known_ends: &[(u64, u64)],
+    visitor: &mut impl Visitor,
 ) -> Result<RecoveredEnd, RecoverError> {
     if !name_is_allowed(name) {
         return Err(RecoverError::BadName { name: name.to_owned() });
@@ -93,7 +126,7 @@ pub async fn recover(
                 let first_seq = start.map_or(0, |start| start.seq);
                 let end_seq = check_gaps(dir, name, boot, first_seq, seqs)?;
                 let mut chain = Chain { dir, name, boot, start, first_seq, end_seq, known_end, position };
-                chain.read(&mut recovered, &mut visit).await?
+                chain.read(&mut recovered, visitor).await?
             }
             None => end_without_files(dir, name, boot, known_end, position)?,
         };
@@ -219,7 +252,7 @@ impl Chain<'_> {
     async fn read(
         &mut self,
         recovered: &mut RecoveredEnd,
-        visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+        visitor: &mut impl Visitor,
     ) -> Result<Option<u64>, RecoverError> {
         let mut first = self.open(self.first_seq).await?;
         let Some(header) = first.header else {
@@ -234,7 +267,7 @@ impl Chain<'_> {
             None => header.chain_start,
             Some(start) => self.check_start(start, &mut first, &header).await?,
         };
-        let stop = self.read_files(first, header.chain_start, position, recovered, visit).await?;
+        let stop = self.read_files(first, header.chain_start, position, recovered, visitor).await?;
         self.judge(&stop, recovered).await?;
         Ok(Some(stop.position))
     }
@@ -279,7 +312,7 @@ impl Chain<'_> {
         chain_start: u64,
         position: u64,
         recovered: &mut RecoveredEnd,
-        visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+        visitor: &mut impl Visitor,
     ) -> Result<Stop, RecoverError> {
         let mut file = first;
         let mut stop = Stop {
@@ -292,7 +325,7 @@ impl Chain<'_> {
         };
         recovered.files += 1;
         loop {
-            let nothing_here = self.read_file(&mut file, &mut stop, visit).await?;
+            let nothing_here = self.read_file(&mut file, &mut stop, visitor).await?;
             if stop.sealed || self.known_end == Some(stop.position) || stop.seq + 1 == self.end_seq {
                 return Ok(stop);
             }
@@ -322,7 +355,7 @@ impl Chain<'_> {
         &self,
         file: &mut LogFile,
         stop: &mut Stop,
-        visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+        visitor: &mut impl Visitor,
     ) -> Result<bool, RecoverError> {
         while self.known_end != Some(stop.position) {
             let found = file.batch_at(stop.offset).await?;
@@ -343,7 +376,12 @@ impl Chain<'_> {
                 return Ok(false);
             }
             let visited_from = self.start.map_or(0, |start| start.position);
-            visit_frames(file, stop, &header, &file.window()[range], visited_from, visit)?;
+            visit_frames(file, stop, &header, &file.window()[range], visited_from, visitor)?;
+            visitor.batch_end().await.map_err(|source| RecoverError::Visit {
+                file: file.path.clone(),
+                offset: stop.offset,
+                source,
+            })?;
             stop.position += u64::from(header.payload_bytes);
             stop.offset = next_offset(stop.offset, &header);
             if self.known_end.is_some_and(|end| end < stop.position) {
@@ -486,7 +524,7 @@ fn visit_frames(
     header: &BatchHeader,
     payload: &[u8],
     visited_from: u64,
-    visit: &mut impl FnMut(&FrameHeader, &[u8]) -> Result<(), VisitError>,
+    visitor: &mut impl Visitor,
 ) -> Result<(), RecoverError> {
     let malformed = |why: String, evidence: &str| RecoverError::Corrupt {
         file: file.path.clone(),
@@ -504,7 +542,7 @@ fn visit_frames(
         };
         let end = begin + (FRAME_HEADER_BYTES + payload.len()) as u64;
         if begin >= visited_from {
-            visit(&frame, payload).map_err(|source| RecoverError::Visit {
+            visitor.frame(&frame, payload).map_err(|source| RecoverError::Visit {
                 file: file.path.clone(),
                 offset: stop.offset,
                 source,

@@ -1,38 +1,21 @@
-//! Recovery: the slots as the logs of all boots have them.
-//!
-//! Every log is read from its beginning, and every frame has the effect that it had when it was written, by the same code.
+//! What a frame of a core's log does to its slot when it is replayed: what it did when it was written, by the same code.
 //!
 //! Invariants:
-//! - A slot's frames are replayed in the order in which they were written. Within one boot a slot has one log; its log
-//!   changes when the number of cores does. So boots are taken in *eras*, runs of boots with the same number of cores:
-//!   all logs are replayed for one era before the next begins.
 //! - Frames of a generation that is over, or older than the slot's, have no effect.
-//! - A frame that cannot be what the slot's history allows is damage: recovery stops, and names it.
-
-use std::collections::BTreeMap;
+//! - A frame that cannot be what the slot's history allows is an error, and changes nothing.
 
 use lockgate_runtime::mutation;
-use lockgate_runtime::now_ns;
 use thiserror::Error;
 
+use super::window::Frame;
 use crate::apply::verify_range;
 use crate::arena::OutOfMemory;
-use crate::builder::{CORES_MAX, core_log_name};
-use crate::cell::SlotCell;
-use crate::error::{ApplyError, OpenError, SlotError};
+use crate::chain::SEGMENT_BYTES_MAX;
+use crate::error::{ApplyError, SlotError};
 use crate::frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
-use crate::log::files::parse_file_name;
-use crate::log::format::FRAME_HEADER_BYTES;
-use crate::log::{self, FrameHeader, FrameKind, RecoveredEnd, VisitError};
-use crate::meta::Directory;
+use crate::log::{FrameHeader, FrameKind};
 use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
-
-/// What the recovery of one log found.
-pub(crate) type Recovered = RecoveredEnd;
-
-/// A line in the trace for every so much of log.
-const PROGRESS_BYTES: u64 = 256 << 20;
 
 /// Why a frame of the engine's log cannot be replayed. It is the source of a
 /// [`RecoverError::Visit`](crate::log::RecoverError::Visit).
@@ -108,101 +91,37 @@ pub enum ReplayError {
     },
 }
 
-/// Boots with the same number of cores, one after the other.
-#[derive(Debug, PartialEq, Eq)]
-struct Era {
-    last_boot: u64,
-    cores: usize,
-}
-
-/// Replays all core logs of a directory into empty slots, and returns where each log ends.
-pub(crate) async fn recover_all(
-    directory: &Directory,
-    slots: &[SlotCell],
-) -> Result<BTreeMap<String, Recovered>, OpenError> {
-    let dir = directory.log_dir();
-    let files = if lockgate_runtime::fs::exists(&dir).await {
-        lockgate_runtime::fs::read_dir(&dir)
-            .await
-            .map_err(|source| OpenError::Io { path: dir.clone(), source })?
-    } else {
-        Vec::new()
-    };
-    let known_logs = directory.meta().ends.keys().filter_map(|name| core_of(name));
-    let logs = cores_by_boot(&files).into_values().chain(known_logs.map(|core| core + 1)).max().unwrap_or(0);
-    let eras = eras(&cores_by_boot(&files));
-    let mut progress = Progress { started_ns: now_ns(), bytes: 0, reported_bytes: 0, frames: 0 };
-    let mut recovered = BTreeMap::new();
-    let mut before = None;
-    for (number, era) in eras.iter().enumerate() {
-        let is_last = number + 1 == eras.len();
-        for core in 0..logs {
-            let name = core_log_name(core);
-            let ends = directory.known_ends(&name);
-            let from = before.map_or(0, |boot| end_of(ends, boot));
-            let to = if is_last { u64::MAX } else { end_of(ends, era.last_boot) };
-            if from == to {
-                continue;
-            }
-            let mut at = 0;
-            let end = log::recover(&dir, &name, None, ends, |frame, payload| {
-                let begin = at;
-                at += (FRAME_HEADER_BYTES + payload.len()) as u64;
-                if (from..to).contains(&begin) {
-                    progress.count(&name, at - begin);
-                    replay(slots, frame, payload)?;
-                }
-                Ok(())
-            })
-            .await?;
-            recovered.insert(name, end);
+/// Replays some frames of one slot, in their order. On failure says which one could not be.
+pub(super) fn replay_all<'a>(
+    held: &mut SlotState,
+    frames: impl Iterator<Item = (&'a Frame, &'a [u8])> + Clone,
+) -> Result<(), (&'a Frame, ReplayError)> {
+    let mut rest = frames;
+    let mut before: Option<&FrameHeader> = None;
+    while let Some((frame, payload)) = rest.next() {
+        let header = &frame.header;
+        replay_frame(held, header, payload).map_err(|error| (frame, error))?;
+        let continues = |header: &FrameHeader| before == Some(header);
+        if header.kind == FRAME_DATA && !continues(header) {
+            reserve_run(held, header, rest.clone());
         }
-        before = Some(era.last_boot);
+        before = Some(header);
     }
-    progress.report("recovered");
-    Ok(recovered)
+    Ok(())
 }
 
-/// The end of what a log had after this boot.
-fn end_of(ends: &[(u64, u64)], boot: u64) -> u64 {
-    ends.iter().filter(|(of, _)| *of <= boot).map(|(_, end)| *end).max().unwrap_or(0)
-}
-
-pub(crate) fn core_of(log: &str) -> Option<usize> {
-    let core = log.strip_prefix("core-")?.parse().ok()?;
-    (core < CORES_MAX && core_log_name(core) == log).then_some(core)
-}
-
-/// How many cores each boot had, by the files that it made.
-fn cores_by_boot(files: &[String]) -> BTreeMap<u64, usize> {
-    let mut cores = BTreeMap::new();
-    for file in files {
-        let log = file.split('.').next().unwrap_or(file);
-        if let Some(core) = core_of(log)
-            && let Some((boot, _)) = parse_file_name(log, file)
-        {
-            let most = cores.entry(boot).or_insert(0);
-            *most = (core + 1).max(*most);
-        }
+/// Makes room at once for the frames that continue this one's range. Without it there will be less room, and more often.
+fn reserve_run<'a>(
+    held: &mut SlotState,
+    header: &FrameHeader,
+    rest: impl Iterator<Item = (&'a Frame, &'a [u8])>,
+) {
+    let run = rest.take_while(|(frame, _)| frame.header == *header);
+    let bytes: usize = run.map(|(_, payload)| payload.len()).sum();
+    if bytes > 0 && bytes as u64 <= SEGMENT_BYTES_MAX && held.generation() == Generation(header.generation) {
+        let range = RangeHeader { term: Term(header.term), base: header.base };
+        let _each_frame_asks_again = held.store.reserve(range, bytes);
     }
-    cores
-}
-
-fn eras(cores_by_boot: &BTreeMap<u64, usize>) -> Vec<Era> {
-    let mut eras: Vec<Era> = Vec::new();
-    for (&boot, &cores) in cores_by_boot {
-        match eras.last_mut() {
-            Some(era) if era.cores == cores => era.last_boot = boot,
-            _ => eras.push(Era { last_boot: boot, cores }),
-        }
-    }
-    eras
-}
-
-fn replay(slots: &[SlotCell], frame: &FrameHeader, payload: &[u8]) -> Result<(), VisitError> {
-    let slot = Slot::new(frame.slot).ok_or(ReplayError::NoSuchSlot(frame.slot))?;
-    let mut held = slots[slot.index()].lock();
-    Ok(replay_frame(&mut held, frame, payload)?)
 }
 
 fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Result<(), ReplayError> {
@@ -285,39 +204,4 @@ fn replay_truncation(held: &mut SlotState, to: Version) -> Result<(), ReplayErro
         let _nobody_waits_yet = held.take_back(cut);
     }
     Ok(())
-}
-
-struct Progress {
-    started_ns: u64,
-    bytes: u64,
-    reported_bytes: u64,
-    frames: u64,
-}
-
-impl Progress {
-    fn count(&mut self, log: &str, bytes: u64) {
-        self.bytes += bytes;
-        self.frames += 1;
-        if self.bytes - self.reported_bytes >= PROGRESS_BYTES {
-            self.reported_bytes = self.bytes;
-            self.report(log);
-        }
-    }
-
-    fn report(&self, what: &str) {
-        let elapsed_ms = (now_ns() - self.started_ns) / 1_000_000;
-        tracing::info!(log = what, bytes = self.bytes, frames = self.frames, elapsed_ms, "recovery");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn eras_are_runs_of_boots_with_the_same_cores() {
-        let cores = BTreeMap::from([(1, 2), (2, 2), (4, 3), (5, 2), (6, 2)]);
-        let found: Vec<_> = eras(&cores).iter().map(|era| (era.last_boot, era.cores)).collect();
-        assert_eq!(found, [(2, 2), (4, 3), (6, 2)]);
-    }
 }
