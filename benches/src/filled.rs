@@ -57,12 +57,13 @@ impl Filled {
 
     /// Gives a key the value, in memory and in the log, and does not wait for the disk.
     pub fn set(&self, key: &Key) {
-        self.until_room(|| self.keyspace.set(key, &self.value).map(drop));
+        set_when_there_is_room(&self.engine, &self.keyspace, key, &self.value);
     }
 
     /// Removes a key that is there.
     pub fn delete(&self, key: &Key) {
-        let was_there = self.until_room(|| self.keyspace.delete(key).map(|(was_there, _)| was_there));
+        let was_there =
+            until_room(&self.engine, || self.keyspace.delete(key).map(|(was_there, _)| was_there));
         assert!(was_there, "a key that was set is there");
     }
 
@@ -83,17 +84,22 @@ impl Filled {
         let stats = self.engine.stats();
         (stats.memory_used_bytes, stats.index_bytes)
     }
+}
 
-    fn until_room<T>(&self, write: impl Fn() -> Result<T, OpError>) -> T {
-        loop {
-            match write() {
-                Ok(done) => return done,
-                Err(OpError::LogBehind { slot, .. }) => {
-                    let room = block_on_foreign(self.engine.wait_log_room(slot)).expect("not on a core");
-                    room.expect("the disk works");
-                }
-                Err(error) => panic!("a write was refused: {error}"),
+/// Gives a key a value, in memory and in the log, as soon as the log has room.
+pub fn set_when_there_is_room(engine: &Engine, keyspace: &Keyspace, key: &Key, value: &[u8]) {
+    until_room(engine, || keyspace.set(key, value).map(drop));
+}
+
+fn until_room<T>(engine: &Engine, write: impl Fn() -> Result<T, OpError>) -> T {
+    loop {
+        match write() {
+            Ok(done) => return done,
+            Err(OpError::LogBehind { slot, .. }) => {
+                let room = block_on_foreign(engine.wait_log_room(slot)).expect("not on a core");
+                room.expect("the disk works");
             }
+            Err(error) => panic!("a write was refused: {error}"),
         }
     }
 }

@@ -53,6 +53,16 @@ impl Table {
         self.judged(name, goal, spread(samples), samples.count(), ratio, ratio <= times);
     }
 
+    /// A 99th percentile that should be at most `times` that of `others`, which `against` names.
+    pub fn budget_p99(&mut self, name: &str, samples: &Samples, times: f64, against: &str, others: &Samples) {
+        if self.leaves_out(&[samples, others]) {
+            return;
+        }
+        let ratio = samples.p99_us() / others.p99_us();
+        let goal = format!("p99 <= {times} x {against} ({})", shown(others.p99_us()));
+        self.judged(name, goal, spread(samples), samples.count(), ratio, ratio <= times);
+    }
+
     /// A median that should be at most `goal_us`, which `goal` explains.
     pub fn at_most(&mut self, name: &str, samples: &Samples, goal: &str, goal_us: f64) {
         if self.leaves_out(&[samples]) {
@@ -125,6 +135,8 @@ mod tests {
         assert_eq!(ends, [false, true, true, false], "{text}");
         assert!(text.contains("p50 <= 4 x sync (1000.0 us)  p50 4100.0 us, p99 4100.0 us  1"), "{text}");
         table.budget("e", &samples, 1.0 / 30.0, "sync", &sync);
+        table.budget_p99("f", &samples, 1.5, "sync", &sync);
+        assert!(table.text().contains("p99 <= 1.5 x sync (1000.0 us)"), "{}", table.text());
         assert!(table.text().contains("p50 <= 1/30 x sync"), "{}", table.text());
         assert!(table.is_whole());
     }

@@ -20,6 +20,8 @@ pub struct Settings {
     pub cores: usize,
     /// How much its log may hold unwritten; `None`: as much as by default.
     pub log_unwritten_bytes_max: Option<u64>,
+    /// Whether it takes checkpoints by itself.
+    pub checkpoints: bool,
 }
 
 /// An engine, and its keyspace that everything is in.
@@ -34,6 +36,11 @@ impl EngineSubject {
         let engine = open_engine(folder, settings).during("opening the engine")?;
         let keys = engine.keyspace(0);
         Ok(EngineSubject { engine, keys })
+    }
+
+    /// Takes a checkpoint, and waits for its end.
+    pub fn checkpoint(&self) -> Result<(), Failure> {
+        self.engine.checkpoint_blocking().map(drop).during("taking a checkpoint")
     }
 
     /// Sets, and waits for room in the log as often as there is none.
@@ -54,6 +61,7 @@ impl EngineSubject {
 fn open_engine(folder: &Path, settings: &Settings) -> Result<Engine, OpenError> {
     let memory_bytes = MEMORY_BYTES_PER_CORE * settings.cores as u64;
     let builder = Engine::builder(folder.join("engine")).cores(settings.cores).memory_bytes_max(memory_bytes);
+    let builder = builder.automatic_checkpoints(settings.checkpoints);
     match settings.log_unwritten_bytes_max {
         Some(bytes) => builder.log_unwritten_bytes_max(bytes).open(),
         None => builder.open(),

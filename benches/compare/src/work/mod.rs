@@ -6,6 +6,7 @@
 mod durable;
 mod lanes;
 mod points;
+mod recovery;
 pub mod resident;
 mod threads;
 
@@ -29,7 +30,7 @@ pub struct Context {
 impl Context {
     /// How engines are opened.
     pub fn settings(&self) -> Settings {
-        Settings { cores: usize::from(self.run.cores), log_unwritten_bytes_max: None }
+        Settings { cores: usize::from(self.run.cores), log_unwritten_bytes_max: None, checkpoints: true }
     }
 }
 
@@ -39,11 +40,12 @@ struct Group {
     measure: fn(&Context, &mut Report) -> Result<(), Failure>,
 }
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 5] = [
     Group { rows: points::rows, measure: points::measure },
     Group { rows: threads::rows, measure: threads::measure },
     Group { rows: resident::rows, measure: resident::measure },
     Group { rows: durable::rows, measure: durable::measure },
+    Group { rows: recovery::rows, measure: recovery::measure },
 ];
 
 /// The names of all rows, in their order.

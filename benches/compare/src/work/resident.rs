@@ -179,8 +179,11 @@ pub fn be_child(order: &MemoryOrder) -> Result<(), Failure> {
     let orphan_signal = rustix::process::Signal::KILL;
     rustix::process::set_parent_process_death_signal(Some(orphan_signal))
         .during("asking to end with the parent")?;
-    let settings =
-        Settings { cores: usize::from(order.cores), log_unwritten_bytes_max: Some(LOG_UNWRITTEN_BYTES_MAX) };
+    let settings = Settings {
+        cores: usize::from(order.cores),
+        log_unwritten_bytes_max: Some(LOG_UNWRITTEN_BYTES_MAX),
+        checkpoints: true,
+    };
     let found = match order.map {
         MapKind::Engine => fill(order, |folder| EngineSubject::open(folder, &settings)),
         MapKind::DashMap => fill(order, |_| Ok(DashMapSubject::default())),
