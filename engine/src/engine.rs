@@ -13,7 +13,7 @@ use lockgate_runtime::{Event, Runtime};
 use crate::arena::{Arena, MemoryBudget};
 use crate::builder::EngineBuilder;
 use crate::cell::{SlotCell, SlotTable};
-use crate::checkpoint::{CheckpointError, CheckpointStats, Checkpointer};
+use crate::checkpoint::{CheckpointError, CheckpointStats, Checkpointer, CheckpointsStats};
 use crate::compactor::{Compactor, Stability, StableWatermarks};
 use crate::error::OpError;
 use crate::index::KeyHasher;
@@ -299,6 +299,11 @@ impl Engine {
         stats
     }
 
+    /// How checkpoints went since the engine was opened.
+    pub fn checkpoint_stats(&self) -> CheckpointsStats {
+        self.inner.checkpointer.stats()
+    }
+
     /// Sums over all slots, counted one after the other, and the state of the logs.
     pub fn stats(&self) -> EngineStats {
         let mut stats = EngineStats {
@@ -307,7 +312,7 @@ impl Engine {
             ..EngineStats::default()
         };
         stats.compaction = self.compaction_stats();
-        stats.checkpoints = self.inner.checkpointer.stats();
+        stats.checkpoints = self.checkpoint_stats();
         stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
         for slot in Slot::all() {
             let seen = self.slot(slot).lock().stats();

@@ -144,6 +144,7 @@ fn plan(seed: u64, faults: Vec<PlannedFault>) -> Plan {
         all_slots: false,
         synced: true,
         log_file_bytes: 1 << 20,
+        checkpoint_log_bytes: 64 << 20,
         node_timeout_ms: NODE_TIMEOUT_MS,
     };
     let weights = Weights {

@@ -188,6 +188,7 @@ impl Parts {
             ("fences", watch.fences),
             ("nodes_stepped_down", self.cluster.stepped_down.get()),
             ("compactions", self.cluster.compactions()),
+            ("checkpoints", self.cluster.checkpoints()),
         ] {
             counters.add(name, count);
         }

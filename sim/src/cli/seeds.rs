@@ -63,7 +63,7 @@ impl Summary {
         format!(
             "seeds {}, violations {}, simulated {:.2} h, operations {} ({} of unknown outcome), jobs {} ({} activated), \
              attempts ended {}, failovers to another node {} ({} at finalize), returns to office {}, hand-overs {}, \
-             leases that ran out {}, fences {}, steps of compactions {}, faults {} ({} at finalize)",
+             leases that ran out {}, fences {}, steps of compactions {}, checkpoints {}, faults {} ({} at finalize)",
             self.seeds,
             self.violations,
             self.simulated_hours,
@@ -79,6 +79,7 @@ impl Summary {
             count("leases_ran_out"),
             count("fences"),
             count("compactions"),
+            count("checkpoints"),
             sum("fault_", ""),
             count("faults_at_finalize"),
         )

@@ -134,6 +134,12 @@ impl Cluster {
         (0..self.machines.len()).filter_map(steps).sum()
     }
 
+    /// Checkpoints, by the directories of the processes that run now.
+    pub fn checkpoints(&self) -> u64 {
+        let latest = |index| self.with_node(index, |node, _| node.engine().checkpoint_stats().last);
+        (0..self.machines.len()).filter_map(latest).flatten().map(|last| last.number).sum()
+    }
+
     /// Whether the machine has no process and will get none in this run.
     pub fn is_lost(&self, index: usize) -> bool {
         matches!(*self.machines[index].process.borrow(), Process::Lost)
@@ -310,6 +316,7 @@ async fn start_node(
     let times = Times::new(timeout, DRIFT_PPM).map_err(|error| error.to_string())?;
     let builder = Engine::builder("/data").clustered(true).cores(runtime.cores());
     let builder = builder.log_file_bytes(shape.log_file_bytes).memory_bytes_max(MEMORY_BYTES_MAX);
+    let builder = builder.checkpoint_log_bytes(shape.checkpoint_log_bytes);
     let engine = builder.open_on(runtime).await.map_err(|error| error.to_string())?;
     let node = Node::builder(engine).link(link).listen(listen).ack(policy).times(times).start().await;
     node.map_err(|error| error.to_string())

@@ -64,6 +64,7 @@ fn draw_shape(random: &mut Random, scenario: Scenario) -> Shape {
         synced,
         log_file_bytes: random.pick(&[256 << 10, 1 << 20, 4 << 20]),
         node_timeout_ms: random.pick(if fails_over(scenario) { &[400, 800] } else { &[400, 800, 2_000] }),
+        checkpoint_log_bytes: random.pick(&[16 << 10, 128 << 10, 64 << 20]),
     }
 }
 

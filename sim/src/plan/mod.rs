@@ -50,6 +50,8 @@ pub struct Shape {
     pub synced: bool,
     /// Bytes of a log file.
     pub log_file_bytes: u64,
+    /// After how many logged bytes a machine takes a checkpoint.
+    pub checkpoint_log_bytes: u64,
     /// After how much silence a primary is failed over.
     pub node_timeout_ms: u64,
 }
@@ -316,14 +318,25 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { shards, members, voters, cores, hot_slots, all_slots, synced, node_timeout_ms, .. } =
-            &self.shape;
+        let Shape {
+            shards,
+            members,
+            voters,
+            cores,
+            hot_slots,
+            all_slots,
+            synced,
+            node_timeout_ms,
+            checkpoint_log_bytes,
+            ..
+        } = &self.shape;
         let owned = if *all_slots { "all slots" } else { "the hot slots only" };
         let acks = if *synced { "synced" } else { "received" };
         writeln!(
             f,
             "{shards} shards of {members} machines with {cores} cores, {voters} voters; {hot_slots} hot slots each, \
-             {owned} owned; answers wait for {acks}; the node timeout is {node_timeout_ms} ms"
+             {owned} owned; answers wait for {acks}; the node timeout is {node_timeout_ms} ms; \
+             a checkpoint after {checkpoint_log_bytes} logged bytes"
         )?;
         writeln!(f, "{:?}", self.load)?;
         for (number, job) in self.jobs.iter().enumerate() {
