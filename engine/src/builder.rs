@@ -23,7 +23,7 @@ use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
 use crate::index::KeyHasher;
 use crate::kept::kept_written;
-use crate::log::{self, Log, LogConfig, LogError, LogPosition, LogStart};
+use crate::log::{self, Log, LogConfig, LogError, LogGroup, LogPosition, LogStart};
 use crate::meta::{Directory, Meta};
 use crate::options::Durability;
 use crate::recovery::{
@@ -328,6 +328,7 @@ impl EngineBuilder {
         boot: Boot,
         recovered: &BTreeMap<String, Recovered>,
     ) -> Result<Vec<Log>, LogError> {
+        let group = LogGroup::new();
         // All at the same time: each prepares a file.
         let jobs: Vec<_> = (0..self.cores)
             .map(|core| {
@@ -337,6 +338,7 @@ impl EngineBuilder {
                     file_bytes: self.log_file_bytes,
                     unwritten_bytes_max: self.log_unwritten_bytes_max,
                     flush_interval: Duration::from_millis(self.flush_interval_ms),
+                    group: group.clone(),
                     ..LogConfig::new(directory.log_dir(), name, boot.number)
                 };
                 Job::start_on(runtime, core, move || Log::create(config, start))

@@ -395,7 +395,7 @@ impl SlotState {
         let range = RangeHeader { term: to.term, base: to.counter };
         let generation = self.generation();
         let logged = log
-            .reserve(0)
+            .reserve_control(0)
             .map(|reservation| self.log_note(FRAME_STABLE, generation, range, log, reservation));
         if matches!(logged, Ok(Ok(_))) {
             self.compaction.untold_bytes = 0;

@@ -249,10 +249,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until a slot's log has written what it has now: after `LogBehind`, there is room then.
+    /// Waits until a slot's log has written what it has now, and the disk has space: after `LogBehind` and `DiskFull`,
+    /// there is room then.
     pub async fn wait_log_room(&self, slot: Slot) -> Result<(), LogFailed> {
-        let log = self.home_log(slot);
-        log.wait_written(log.appended()).await
+        self.home_log(slot).wait_room().await
+    }
+
+    /// The first failure of any core's log. From then on every write is refused with it, whichever core's; reads go on.
+    pub fn failure(&self) -> Option<LogFailed> {
+        self.inner.logs.iter().find_map(Log::failure)
     }
 
     /// Writes and syncs everything, and ends the logs: later writes are refused, reads go on, except of keys whose time

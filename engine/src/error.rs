@@ -38,6 +38,14 @@ pub enum OpError {
         /// Which log, and by how much.
         source: LogError,
     },
+    /// The disk of the log is full. Reads go on; it passes when somebody makes space.
+    #[error("slot {slot}: {source}")]
+    DiskFull {
+        /// The key's slot.
+        slot: Slot,
+        /// Which log, and what is left.
+        source: LogError,
+    },
     /// The engine's memory bound is reached.
     #[error("slot {slot}: {source}")]
     OutOfMemory {
@@ -85,7 +93,7 @@ pub enum OpError {
 }
 
 impl OpError {
-    /// Whether the same call may succeed here a little later.
+    /// Whether the same call may succeed here a little later. A full disk is not counted: it may last.
     pub fn is_retryable(&self) -> bool {
         matches!(self, OpError::Frozen { .. } | OpError::LogBehind { .. })
     }
@@ -93,6 +101,7 @@ impl OpError {
     pub(crate) fn from_log(slot: Slot, error: LogError) -> OpError {
         match error {
             LogError::Failed(failed) => OpError::LogFailed(failed),
+            source @ LogError::DiskFull { .. } => OpError::DiskFull { slot, source },
             source => OpError::LogBehind { slot, source },
         }
     }
@@ -211,7 +220,7 @@ pub enum SlotError {
         /// How much is in use.
         source: OutOfMemory,
     },
-    /// The log takes nothing now. `Behind` passes, failure does not.
+    /// The log takes nothing now. `Behind` and `DiskFull` pass, failure does not.
     #[error("slot {slot}: {source}")]
     Log {
         /// The slot.
@@ -224,7 +233,7 @@ pub enum SlotError {
 impl SlotError {
     /// Whether the same call may succeed a little later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, SlotError::Log { source: LogError::Behind { .. }, .. })
+        matches!(self, SlotError::Log { source, .. } if source.is_retryable())
     }
 }
 
@@ -325,7 +334,7 @@ pub enum ApplyError {
         /// How much is in use.
         source: OutOfMemory,
     },
-    /// The log takes nothing now. `Behind` passes, failure does not.
+    /// The log takes nothing now. `Behind` and `DiskFull` pass, failure does not.
     #[error("slot {slot}: {source}")]
     Log {
         /// The slot.
@@ -338,7 +347,7 @@ pub enum ApplyError {
 impl ApplyError {
     /// Whether the same call may succeed a little later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, ApplyError::Log { source: LogError::Behind { .. }, .. })
+        matches!(self, ApplyError::Log { source, .. } if source.is_retryable())
     }
 }
 

@@ -146,8 +146,8 @@ impl SlotState {
         self.time.scheduled_ms = None;
         let swept = self.end_due_keys(wall_ms, keys_max, log, wakes);
         match swept {
-            // Both pass, and no earlier than something is written or given back.
-            Err(OpError::LogBehind { .. } | OpError::OutOfMemory { .. }) => {
+            // All pass, and no earlier than something is written or given back.
+            Err(OpError::LogBehind { .. } | OpError::DiskFull { .. } | OpError::OutOfMemory { .. }) => {
                 self.enter_schedule(wall_ms.saturating_add(RETRY_MS), wakes);
                 Ok(())
             }

@@ -236,7 +236,7 @@ impl<'a> Frames<'a> {
     const COUNT: usize = 3;
 
     fn reserve(log: &'a Log) -> Result<Frames<'a>, LogError> {
-        let reservations = (0..Self::COUNT).map(|_| log.reserve(0)).collect::<Result<_, _>>()?;
+        let reservations = (0..Self::COUNT).map(|_| log.reserve_control(0)).collect::<Result<_, _>>()?;
         Ok(Frames { log, reservations })
     }
 

@@ -164,6 +164,8 @@ pub struct CoreStats {
     pub log_written: LogPosition,
     /// The end of what the disk has.
     pub log_synced: LogPosition,
+    /// Whether the disk has no space for the log's next file: data will be refused, or is.
+    pub log_disk_full: bool,
     /// Its slots that serve reads.
     pub slots_served: u64,
     /// Over all of its slots, served or not.
@@ -175,6 +177,12 @@ impl CoreStats {
         // Read in this order, so that synced <= written <= appended also while the log goes on.
         let log_synced = log.synced();
         let log_written = log.written();
-        CoreStats { log_appended: log.appended(), log_written, log_synced, ..CoreStats::default() }
+        CoreStats {
+            log_appended: log.appended(),
+            log_written,
+            log_synced,
+            log_disk_full: log.is_disk_full(),
+            ..CoreStats::default()
+        }
     }
 }

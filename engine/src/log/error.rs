@@ -1,7 +1,8 @@
 //! What can go wrong with a log, while it is written and while it is recovered.
 //!
 //! [`LogFailed`] is final for its log: it is set once, every waiter and every later caller gets the same one, and the
-//! file that it names is never written again. [`LogError::Behind`] is the only error that passes by itself.
+//! file that it names is never written again. [`LogError::Behind`] passes by itself, [`LogError::DiskFull`] when somebody
+//! makes space.
 
 use std::io;
 use std::path::PathBuf;
@@ -93,6 +94,20 @@ pub enum LogError {
         /// The configured bound.
         bound_bytes: u64,
     },
+    /// The disk, or what this user may have of it, is full: the next file cannot be prepared, and what is left of this
+    /// one is kept for changes of ownership. It passes when there is space again; the log finds out by itself.
+    #[error(
+        "log {log}: the disk is full. {requested_bytes} bytes are refused; {room_bytes} are left for data, and the rest is \
+         kept for changes of ownership. Make space on the disk: the log goes on by itself then"
+    )]
+    DiskFull {
+        /// Name of the log.
+        log: Arc<str>,
+        /// Bytes that were asked for.
+        requested_bytes: u64,
+        /// What is left of the log's file for data. All data is refused once some was.
+        room_bytes: u64,
+    },
     /// The payload does not fit a frame.
     #[error("log {log}: a payload of {payload_bytes} bytes exceeds the limit of {limit_bytes}. Split it")]
     FrameTooLong {
@@ -119,7 +134,7 @@ pub enum LogError {
 impl LogError {
     /// True when the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, LogError::Behind { .. })
+        matches!(self, LogError::Behind { .. } | LogError::DiskFull { .. })
     }
 }
 

@@ -22,6 +22,7 @@ use super::error::{LogFailed, StopCause};
 use super::format::{FileHeader, LogPosition, name_hash};
 use super::recycle::ChainFiles;
 use super::shared::Shared;
+use super::space::{Retry, Who, is_no_space};
 
 /// Zeros are written in pieces of this size: a larger one would hold up the core's other tasks.
 const FILL_BYTES: usize = 256 << 10;
@@ -30,6 +31,7 @@ const FILL_SYNC_BYTES: u64 = 4 << 20;
 /// Size of a chain's first file; each further one is twice as large, up to the configured size.
 const FIRST_FILE_BYTES: u64 = 4 << 20;
 const NAME_BYTES_MAX: usize = 64;
+const SYNCING_DIRECTORY: &str = "syncing the directory of";
 
 static ZEROS: [u8; FILL_BYTES] = [0; FILL_BYTES];
 
@@ -85,6 +87,12 @@ pub(super) struct FileFault {
 }
 
 impl FileFault {
+    /// Whether it passes when the disk has space again. A directory's failed sync does not, whatever it says: it may be
+    /// about more than this file.
+    pub(super) fn is_no_space(&self) -> bool {
+        is_no_space(&self.source) && self.action != SYNCING_DIRECTORY
+    }
+
     pub(super) fn into_failed(self, log: &str, position: u64) -> LogFailed {
         LogFailed::new(StopCause::Io {
             log: log.to_owned(),
@@ -153,36 +161,46 @@ impl FileMaker {
         self.chain.file_bytes.min(doubled)
     }
 
-    /// Prepares the next file. `None` if it was told to stop; what was begun is removed then.
+    /// Prepares the next file. `None` if it was told to stop; what was begun is removed then, and when the disk is full.
     async fn prepare(&mut self, stop: &Cell<bool>) -> Result<Option<PreparedFile>, FileFault> {
         let path = self.chain.path_of(self.next_seq);
+        let prepared = self.try_to_prepare(&path, stop).await;
+        match &prepared {
+            Ok(Some(_)) => self.next_seq += 1,
+            Ok(None) => remove_quietly(&path).await,
+            Err(fault) if fault.is_no_space() && fs::exists(&path).await => remove_quietly(&path).await,
+            Err(_) => {}
+        }
+        prepared
+    }
+
+    async fn try_to_prepare(
+        &self,
+        path: &Path,
+        stop: &Cell<bool>,
+    ) -> Result<Option<PreparedFile>, FileFault> {
         while let Some(old) = self.chain.take() {
-            let recycled = self.recycle(old, &path).await;
+            let recycled = self.recycle(old, path).await;
             self.chain.done(recycled.is_err());
             if let Some(recycled) = recycled? {
-                self.next_seq += 1;
                 return Ok(Some(recycled));
             }
         }
-        let fault = |action, offset, source| FileFault { action, file: path.clone(), offset, source };
+        let fault = |action, offset, source| FileFault { action, file: path.to_path_buf(), offset, source };
         let options = OpenOptions::new().read(true).write(true).create_new(true);
-        let file = File::open(&path, &options).await.map_err(|error| fault("creating", 0, error))?;
+        let file = File::open(path, &options).await.map_err(|error| fault("creating", 0, error))?;
         let capacity_bytes = self.next_capacity_bytes();
-        if !self.fill(&file, &path, capacity_bytes, stop).await? {
-            drop(file);
-            remove_quietly(&path).await;
+        if !self.fill(&file, path, capacity_bytes, stop).await? {
             return Ok(None);
         }
-        let salt = self.write_header(&file, &path).await?;
+        let salt = self.write_header(&file, path).await?;
         if !mutation!("unsynced-log-file") {
             file.sync_data().await.map_err(|error| fault("syncing", capacity_bytes, error))?;
         }
         if !mutation!("unsynced-log-name") {
-            fs::sync_dir(&self.dir).await.map_err(|error| fault("syncing the directory of", 0, error))?;
+            fs::sync_dir(&self.dir).await.map_err(|error| fault(SYNCING_DIRECTORY, 0, error))?;
         }
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        Ok(Some(PreparedFile { file, path, seq, salt, capacity_bytes }))
+        Ok(Some(PreparedFile { file, path: path.to_path_buf(), seq: self.next_seq, salt, capacity_bytes }))
     }
 
     /// Fills a file with zeros. False if it was told to stop.
@@ -255,7 +273,7 @@ impl FileMaker {
         }
         fs::rename(&old, path).await.map_err(|error| fault("renaming", error))?;
         if !mutation!("unsynced-recycled-name") {
-            fs::sync_dir(&self.dir).await.map_err(|error| fault("syncing the directory of", error))?;
+            fs::sync_dir(&self.dir).await.map_err(|error| fault(SYNCING_DIRECTORY, error))?;
         }
         Ok(Some(PreparedFile { file, path: path.to_path_buf(), seq: self.next_seq, salt, capacity_bytes }))
     }
@@ -266,6 +284,8 @@ pub(super) struct Shelf {
     spare: RefCell<Option<PreparedFile>>,
     stop: Cell<bool>,
     maker_ended: Cell<bool>,
+    /// Why there will be no file, where the log was closed while it waited for space.
+    no_space: RefCell<Option<FileFault>>,
     changed: Event,
 }
 
@@ -275,6 +295,7 @@ impl Shelf {
             spare: RefCell::new(None),
             stop: Cell::new(false),
             maker_ended: Cell::new(false),
+            no_space: RefCell::new(None),
             changed: Event::new(),
         }
     }
@@ -293,6 +314,11 @@ impl Shelf {
             }
             changed.await;
         }
+    }
+
+    /// The lack of space for which there is no next file, after [`Shelf::take`] had none.
+    pub(super) fn no_space(&self) -> Option<FileFault> {
+        self.no_space.borrow_mut().take()
     }
 
     /// Tells the maker to end.
@@ -319,8 +345,10 @@ impl Shelf {
     }
 }
 
-/// The maker's task: keeps one file on the shelf. An error ends the log, as every input or output error does.
+/// The maker's task: keeps one file on the shelf. An error ends the log, as every input or output error does, except for
+/// a full disk: then it is tried again, until the log is closed.
 pub(super) async fn keep_one_ready(mut maker: FileMaker, shelf: Rc<Shelf>, shared: Arc<Shared>) {
+    let mut retry = Retry::new();
     while !shelf.stop.get() {
         let changed = shelf.changed.listen();
         let full = shelf.spare.borrow().is_some();
@@ -329,7 +357,25 @@ pub(super) async fn keep_one_ready(mut maker: FileMaker, shelf: Rc<Shelf>, share
             continue;
         }
         match maker.prepare(&shelf.stop).await {
-            Ok(spare) => *shelf.spare.borrow_mut() = spare,
+            Ok(spare) => {
+                *shelf.spare.borrow_mut() = spare;
+                if shared.space.got(Who::Maker) {
+                    tracing::info!(log = %shared.name, "the disk has space again, the log goes on");
+                }
+                retry = Retry::new();
+            }
+            Err(fault) if fault.is_no_space() => {
+                let sooner = shared.space.changed.listen();
+                if shared.space.run_out(Who::Maker) {
+                    tracing::warn!(log = %shared.name, file = %fault.file.display(), error = %fault.source,
+                        "the disk is full: data will be refused until there is space again");
+                }
+                if shared.is_refusing() {
+                    *shelf.no_space.borrow_mut() = Some(fault);
+                    break;
+                }
+                retry.wait(sooner).await;
+            }
             Err(fault) => {
                 let failed = shared.stop(fault.into_failed(&shared.name, shared.written.get()));
                 tracing::error!(error = %failed, "the log stopped");

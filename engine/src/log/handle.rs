@@ -59,7 +59,9 @@ impl Log {
 
     /// Starts writing to `first`, on the current core.
     pub(super) fn start(cfg: &LogConfig, position_start: u64, maker: FileMaker, first: PreparedFile) -> Log {
-        let shared = Arc::new(Shared::new(&cfg.name, position_start, cfg.unwritten_bytes_max));
+        let (bound, group) = (cfg.unwritten_bytes_max, cfg.group.clone());
+        let shared = Arc::new(Shared::new(&cfg.name, position_start, bound, group));
+        cfg.group.join(&shared);
         let chain = maker.chain().clone();
         writer::spawn(cfg, shared.clone(), maker, first);
         Log { owner: Arc::new(Owner { shared, chain }) }
@@ -68,9 +70,17 @@ impl Log {
     /// Asks for room for a frame with `payload_bytes`. Call it before taking any lock that the append is done under.
     ///
     /// [`LogError::Behind`] when more than the configured bound would wait to be written; a frame that is larger than
-    /// the bound is let in when nothing else waits. To wait for room, await `wait_written(appended())`.
+    /// the bound is let in when nothing else waits. [`LogError::DiskFull`] when there is no space for it, see
+    /// [`Log::reserve_control`]. To wait for room, await [`Log::wait_room`].
     pub fn reserve(&self, payload_bytes: usize) -> Result<Reservation<'_>, LogError> {
         self.owner.shared.reserve(payload_bytes)
+    }
+
+    /// As [`Log::reserve`], for what must not be refused because a disk is full: small frames that say who owns what. The
+    /// last [`CONTROL_RESERVE_BYTES`](super::CONTROL_RESERVE_BYTES) of a file are kept for them; when these are used up,
+    /// they wait in memory until there is space.
+    pub fn reserve_control(&self, payload_bytes: usize) -> Result<Reservation<'_>, LogError> {
+        self.owner.shared.reserve_control(payload_bytes)
     }
 
     /// Appends one frame whose payload is `parts` joined, and returns the position of its end. Never blocks on a disk.
@@ -117,6 +127,23 @@ impl Log {
         self.wait(&self.owner.shared.synced, position).await
     }
 
+    /// Waits until a frame that was refused now may find room: what is appended is written, and the disk is not full.
+    pub async fn wait_room(&self) -> Result<(), LogFailed> {
+        let shared = &self.owner.shared;
+        loop {
+            let changed = shared.space.changed.listen();
+            if shared.is_refusing() || !shared.space.refuses() {
+                return self.wait_written(self.appended()).await;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether the disk is full: the log has no space for its next file. See [`LogError::DiskFull`].
+    pub fn is_disk_full(&self) -> bool {
+        self.owner.shared.space.is_short()
+    }
+
     /// As [`Log::wait_written`], blocking the calling thread, which must not be a core's.
     pub fn wait_written_blocking(&self, position: LogPosition) -> Result<(), LogWaitError> {
         blocking(self.wait_written(position))
@@ -142,12 +169,16 @@ impl Log {
     /// Only to be called when it is durably known, where the log's recovery will be told, that nothing before `start` is
     /// needed. Panics if `start` lies behind what the log is writing.
     pub async fn give_back(&self, start: LogStart) -> GivenBack {
-        self.owner.chain.give_back(start).await
+        let given_back = self.owner.chain.give_back(start).await;
+        if self.is_disk_full() {
+            self.owner.shared.space.changed.notify_all();
+        }
+        given_back
     }
 
-    /// What ended the log, if it did not end by [`Log::close`].
+    /// What ended the log, or another one of its [`LogGroup`](super::LogGroup), if it did not end by [`Log::close`].
     pub fn failure(&self) -> Option<LogFailed> {
-        self.owner.shared.stopped().filter(|cause| !cause.is_closed())
+        self.owner.shared.failure()
     }
 
     /// Refuses further frames, writes and syncs what was appended, and ends the writer. Fails if the log has failed.

@@ -8,14 +8,16 @@
 //! - `synced <= written <= appended`, asserted at every step. `synced` advances only to what was written before the
 //!   sync began.
 //! - Only one file has unsynced batches at any time: a file is synced before its successor gets its first batch.
-//! - The first failed write, sync or preparation of a file ends the log for good: waiters fail, nothing is retried.
+//! - The first failed write, sync or preparation of a file ends the log for good: waiters fail, nothing is retried. Only a
+//!   full disk is waited for (see `space`).
 //! - A file is complete (zero-filled or used before, synced, its name durable) before its first batch; the commit path
 //!   never grows one, except for a batch that is larger than a file and gets one of its own.
 //! - Each boot writes a chain of files of its own; files of older boots are only read.
 //! - What lies before a [`LogStart`] is not needed any more: files are given back, and used again.
 //!
-//! Reading from the top: [`mod@format`] (the bytes), `error`, `shared` (what appenders and the writer share), `handle`
-//! (the public [`Log`]), `files` (preparing files), `recycle` (using them again), `writer` (the task), `reader` (one file),
+//! Reading from the top: [`mod@format`] (the bytes), `error`, `shared` (what appenders and the writer share), `group`
+//! (logs that fail together), `handle`
+//! (the public [`Log`]), `files` (preparing files), `recycle` (using them again), `space` (a full disk), `writer` (the task), `reader` (one file),
 //! `start` (from where on), `recover` (all chains).
 //!
 //! What this module does not know: what frames mean. A slot and its term are numbers that it carries.
@@ -23,11 +25,13 @@
 mod error;
 pub(crate) mod files;
 pub mod format;
+mod group;
 mod handle;
 mod reader;
 mod recover;
 mod recycle;
 mod shared;
+mod space;
 mod start;
 mod writer;
 
@@ -39,10 +43,12 @@ use std::time::Duration;
 
 pub use error::{LogError, LogFailed, LogWaitError, RecoverError, StopCause, VisitError};
 pub use format::{FrameHeader, FrameKind, LogPosition};
+pub use group::LogGroup;
 pub use handle::Log;
 pub use recover::{RecoveredEnd, Visitor, recover, recover_with, remove_unused_files};
 pub use recycle::{GivenBack, RECYCLED_FILES_MAX};
 pub use shared::Reservation;
+pub use space::CONTROL_RESERVE_BYTES;
 pub use start::{LogStart, remove_obsolete_files};
 
 /// Size of a log file, unless configured.
@@ -73,6 +79,8 @@ pub struct LogConfig {
     pub flush_interval: Duration,
     /// Sync after every group of batches, asked for or not.
     pub sync_every_batch: bool,
+    /// The logs that it fails with; a group of its own unless configured.
+    pub group: LogGroup,
 }
 
 impl LogConfig {
@@ -86,6 +94,7 @@ impl LogConfig {
             unwritten_bytes_max: UNWRITTEN_BYTES_MAX_DEFAULT,
             flush_interval: FLUSH_INTERVAL_DEFAULT,
             sync_every_batch: false,
+            group: LogGroup::new(),
         }
     }
 

@@ -21,6 +21,8 @@ use super::error::{LogError, LogFailed, StopCause};
 use super::format::{
     BATCH_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, FrameHeader, LogPosition, SECTOR_BYTES,
 };
+use super::group::LogGroup;
+use super::space::Space;
 
 /// Payload bytes after which a batch is complete and a new one begins.
 pub(super) const BATCH_PAYLOAD_BYTES_TARGET: usize = 1 << 20;
@@ -94,6 +96,8 @@ struct Collecting {
     appended: u64,
     writer_idle: bool,
     phase: Phase,
+    /// The failure of another log that ends this one, too.
+    ended_by: Option<LogFailed>,
     stopped: Option<LogFailed>,
 }
 
@@ -111,6 +115,8 @@ pub(super) struct Shared {
     collecting: Mutex<Collecting>,
     /// Work for the writer.
     pub(super) work: Event,
+    pub(super) space: Space,
+    group: LogGroup,
 }
 
 /// Room in the log for one frame. Dropped unused, the room is given back.
@@ -133,7 +139,7 @@ impl Drop for Reservation<'_> {
 }
 
 impl Shared {
-    pub(super) fn new(name: &str, start: u64, unwritten_bytes_max: u64) -> Shared {
+    pub(super) fn new(name: &str, start: u64, unwritten_bytes_max: u64, group: LogGroup) -> Shared {
         Shared {
             name: Arc::from(name),
             unwritten_bytes_max,
@@ -149,13 +155,33 @@ impl Shared {
                 appended: start,
                 writer_idle: false,
                 phase: Phase::Open,
+                ended_by: None,
                 stopped: None,
             }),
             work: Event::new(),
+            space: Space::new(),
+            group,
         }
     }
 
+    /// Room for a frame of data.
     pub(super) fn reserve(&self, payload_bytes: usize) -> Result<Reservation<'_>, LogError> {
+        if self.space.is_short() && !self.is_refusing() && payload_bytes <= FRAME_PAYLOAD_BYTES_MAX {
+            let bytes = (FRAME_HEADER_BYTES + payload_bytes) as u64;
+            let outstanding = self.outstanding.load(Ordering::Acquire);
+            if self.space.refuse(outstanding, bytes) {
+                return Err(LogError::DiskFull {
+                    log: self.name.clone(),
+                    requested_bytes: bytes,
+                    room_bytes: self.space.data_room_bytes().saturating_sub(outstanding),
+                });
+            }
+        }
+        self.reserve_control(payload_bytes)
+    }
+
+    /// Room for a frame, whether the disk is full or not.
+    pub(super) fn reserve_control(&self, payload_bytes: usize) -> Result<Reservation<'_>, LogError> {
         if payload_bytes > FRAME_PAYLOAD_BYTES_MAX {
             return Err(LogError::FrameTooLong {
                 log: self.name.clone(),
@@ -163,7 +189,7 @@ impl Shared {
                 limit_bytes: FRAME_PAYLOAD_BYTES_MAX,
             });
         }
-        if self.refusing.load(Ordering::Acquire) {
+        if self.is_refusing() {
             return Err(self.refusal().into());
         }
         let bytes = (FRAME_HEADER_BYTES + payload_bytes) as u64;
@@ -250,20 +276,42 @@ impl Shared {
     pub(super) fn begin_close(&self) {
         self.refusing.store(true, Ordering::Release);
         self.wake_writer(|collecting| collecting.phase = Phase::Closing);
+        // A close does not wait for a disk to have space.
+        self.space.changed.notify_all();
     }
 
-    /// Ends the log. Only the first cause counts; it is returned.
+    /// Whether nothing is taken any more: the log is being closed, or has ended.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Acquire)
+    }
+
+    /// Another log has failed: as [`Shared::begin_close`], and that failure is the answer from now on.
+    pub(super) fn end_with(&self, first: LogFailed) {
+        self.refusing.store(true, Ordering::Release);
+        self.wake_writer(|collecting| {
+            collecting.ended_by.get_or_insert(first);
+            collecting.phase = Phase::Closing;
+        });
+        self.space.changed.notify_all();
+    }
+
+    /// Ends the log. Only the first cause counts, of this log and those that it fails with; it is returned.
     pub(super) fn stop(&self, cause: LogFailed) -> LogFailed {
+        if matches!(cause.cause(), StopCause::Io { .. }) {
+            self.group.fail(&cause);
+        }
         let cause = {
             let mut collecting = self.collecting.lock();
             collecting.queue.clear();
             collecting.free.clear();
+            let cause = collecting.ended_by.clone().unwrap_or(cause);
             collecting.stopped.get_or_insert(cause).clone()
         };
         self.refusing.store(true, Ordering::Release);
         self.written.fail();
         self.synced.fail();
         self.work.notify_all();
+        self.space.changed.notify_all();
         cause
     }
 
@@ -272,13 +320,21 @@ impl Shared {
         self.collecting.lock().stopped.clone()
     }
 
+    /// What ended the log, or is about to, other than a close.
+    pub(super) fn failure(&self) -> Option<LogFailed> {
+        let collecting = self.collecting.lock();
+        let cause = collecting.ended_by.as_ref().or(collecting.stopped.as_ref());
+        cause.filter(|cause| !cause.is_closed()).cloned()
+    }
+
     /// Why the log takes nothing: its final cause, or that it is being closed.
     pub(super) fn refusal(&self) -> LogFailed {
         self.refusal_of(&self.collecting.lock())
     }
 
     fn refusal_of(&self, collecting: &Collecting) -> LogFailed {
-        collecting.stopped.clone().unwrap_or_else(|| {
+        let cause = collecting.ended_by.as_ref().or(collecting.stopped.as_ref());
+        cause.cloned().unwrap_or_else(|| {
             LogFailed::new(StopCause::Closed {
                 log: self.name.to_string(),
                 position: LogPosition(collecting.appended),

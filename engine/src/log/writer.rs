@@ -7,7 +7,7 @@
 //!   appended while the previous sync ran share the next one: that is the group commit.
 //! - Before the first batch goes to a new file, the old file is synced: a batch in a later file proves that all earlier
 //!   files were on the disk.
-//! - The first error ends the log. So does the end of this task for whatever reason: nobody waits for a dead writer.
+//! - The first error ends the log, except that a full disk is waited for. So does the end of this task for whatever reason: nobody waits for a dead writer.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use super::files::{FileFault, FileMaker, PreparedFile, Shelf, keep_one_ready};
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, FILE_HEADER_BYTES, LogPosition, batch_file_bytes};
 use super::recycle::ChainFiles;
 use super::shared::{Batch, Rest, Shared};
+use super::space::{Retry, Who, is_no_space};
 
 /// Bytes written before it is looked whether a sync is due: those who wait for it do not wait for everything queued.
 const GROUP_BYTES: usize = 8 << 20;
@@ -75,6 +76,7 @@ impl Drop for EndGuard {
 
 impl Writer {
     async fn run(mut self) {
+        self.tell_room();
         let cause = match self.drive().await {
             Ok(()) => LogFailed::new(StopCause::Closed {
                 log: self.shared.name.to_string(),
@@ -167,10 +169,43 @@ impl Writer {
         };
         header.seal(&mut bytes);
         let file_bytes = bytes.len() as u64;
-        let (result, buffer) = self.file.file.write_all_at(bytes, self.offset).await;
-        result.map_err(|error| self.failed("writing", error))?;
+        let mut retry = Retry::new();
+        let buffer = loop {
+            let (result, buffer) = self.file.file.write_all_at(bytes, self.offset).await;
+            match result {
+                Ok(()) => break buffer,
+                // What is there of the batch is written anew. It was in no sync.
+                Err(error) if is_no_space(&error) && self.wait_for_space(&mut retry, &error).await => {}
+                Err(error) => return Err(self.failed("writing", error)),
+            }
+            bytes = buffer;
+        };
         self.offset += file_bytes;
+        self.tell_room();
+        if self.shared.space.got(Who::Writer) {
+            tracing::info!(log = %self.shared.name, "the disk has space again, the log goes on");
+        }
         Ok(buffer)
+    }
+
+    /// The file could not be extended. Waits for the next try; false if the log is closed meanwhile.
+    async fn wait_for_space(&self, retry: &mut Retry, error: &std::io::Error) -> bool {
+        let space = &self.shared.space;
+        let sooner = space.changed.listen();
+        space.set_room(0, self.file.capacity_bytes);
+        if space.run_out(Who::Writer) {
+            tracing::warn!(log = %self.shared.name, %error, "the disk is full: data is refused until there is space again");
+        }
+        if self.shared.is_refusing() {
+            return false;
+        }
+        retry.wait(sooner).await;
+        true
+    }
+
+    fn tell_room(&self) {
+        let room_bytes = self.file.capacity_bytes.saturating_sub(self.offset);
+        self.shared.space.set_room(room_bytes, self.file.capacity_bytes);
     }
 
     /// Goes on in the next file, which must hold a batch of `file_bytes`.
@@ -179,13 +214,17 @@ impl Writer {
             self.sync().await?;
         }
         let Some(mut next) = self.shelf.take().await else {
-            return Err(self.shared.refusal());
+            return Err(match self.shelf.no_space() {
+                Some(fault) => fault.into_failed(&self.shared.name, self.shared.written.get()),
+                None => self.shared.refusal(),
+            });
         };
         // An oversized batch gets the file for itself. Written once and synced once, it gains nothing from zeros.
         next.capacity_bytes = next.capacity_bytes.max(FILE_HEADER_BYTES as u64 + file_bytes);
         self.chain.enter(next.seq, self.shared.written.get());
         self.file = next;
         self.offset = FILE_HEADER_BYTES as u64;
+        self.tell_room();
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use lockgate_engine::{
     FRAME_TERM, FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, ScanCursor,
     Slot, SlotError, StableWatermarks, SubscribeError, Term, VALUE_BYTES_MAX, Version, WaitError,
 };
+use lockgate_runtime::sim::{DiskFaults, Sim};
 
 /// An error type whose variants have names.
 trait Named: std::error::Error + Sized {
@@ -38,7 +39,7 @@ macro_rules! named {
 }
 
 named! {
-    OpError: Frozen NotOwned LogBehind OutOfMemory KeyTooLong ValueTooLong NotAnInteger Overflow ForeignCursor LogFailed;
+    OpError: Frozen NotOwned LogBehind DiskFull OutOfMemory KeyTooLong ValueTooLong NotAnInteger Overflow ForeignCursor LogFailed;
     BatchError: ForeignKey TooManyRecords TooLong Op;
     SlotError: Stale NotOpen WrongGate TermTooLow BelowFloor OutOfMemory Log;
     ApplyError: NotTaking Record ForeignKey OutOfOrder BadBase BadLength TermTooLow Diverged OutOfMemory Log;
@@ -104,6 +105,25 @@ fn with_full_memory(folder: &Path) -> (Engine, OpError) {
     (engine, refused)
 }
 
+/// What a write gets when the disk, a simulated one, is full.
+fn refused_by_a_full_disk() -> OpError {
+    let sim = Sim::new(1);
+    let (runtime, control) = (sim.node("a", 1), sim.control());
+    let on = runtime.clone();
+    let engine = runtime.block_on(0, move || async move {
+        Engine::builder("/srv/a").cores(1).log_file_bytes(64 << 10).open_on(&on).await.unwrap()
+    });
+    control.set_disk_faults("a", DiskFaults { capacity_bytes: Some(0), ..DiskFaults::default() });
+    runtime.block_on(0, move || async move {
+        loop {
+            match engine.keyspace(0).set(b"k", &[1; 1000]) {
+                Ok(receipt) => receipt.written().await.unwrap(),
+                Err(error) => break error,
+            }
+        }
+    })
+}
+
 #[test]
 fn operations() {
     let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
@@ -122,6 +142,7 @@ fn operations() {
     errors.push(keys.set(b"{x}", b"v").unwrap_err());
     full_log!(behind, _folder);
     errors.push(behind.keyspace(0).set(b"{x}", b"v").unwrap_err());
+    errors.push(refused_by_a_full_disk());
     errors.push(with_full_memory(folders[1].path()).1);
     let failing = with_a_failing_log(folders[2].path());
     errors.push(loop {

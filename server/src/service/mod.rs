@@ -122,6 +122,9 @@ fn error_text(error: &OpError) -> String {
         OpError::NoLease { .. } => format!("CLUSTERDOWN {error}"),
         OpError::TooFewInSync { .. } => format!("NOREPLICAS {error}"),
         OpError::Engine(lockgate_engine::OpError::OutOfMemory { .. }) => format!("OOM {error}"),
+        OpError::Engine(lockgate_engine::OpError::DiskFull { .. }) => {
+            format!("MISCONF Errors writing to the log: {error}")
+        }
         OpError::Engine(_) => format!("ERR {error}"),
     }
 }

@@ -2,6 +2,7 @@
 
 mod damage;
 mod frames;
+mod full;
 mod group;
 mod latch;
 mod recycle;

@@ -275,7 +275,7 @@ impl Inner {
 
 fn append_record(log: &Log, record: &[u8]) -> Result<LogPosition, DriverError> {
     let header = FrameHeader { kind: KIND_CONSENSUS, slot: 0, generation: 0, term: 0, base: 0 };
-    let reservation = log.reserve(record.len())?;
+    let reservation = log.reserve_control(record.len())?;
     Ok(log.append(reservation, header, &[record])?)
 }
 
