@@ -41,6 +41,7 @@
 
 mod apply;
 mod arena;
+pub mod backup;
 mod batch;
 mod builder;
 mod cell;

@@ -242,6 +242,12 @@ impl PinnedRange {
         let _ = segment.bytes(range.clone());
         PinnedRange { segment, start: range.start as u32, end: range.end as u32 }
     }
+
+    /// A pin on the first `bytes` of these. Panics if there are fewer.
+    pub(crate) fn first_bytes(&self, bytes: usize) -> PinnedRange {
+        assert!(bytes <= self.len(), "no more than there is");
+        PinnedRange { end: self.start + bytes as u32, ..self.clone() }
+    }
 }
 
 impl Deref for PinnedRange {

@@ -1,5 +1,6 @@
 //! The engine's tests from outside, in one program.
 
+mod backup;
 mod batch;
 mod clear;
 mod clear_model;
