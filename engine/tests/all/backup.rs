@@ -53,10 +53,10 @@ fn fill(engine: &Engine) -> Model {
         let deadline_ms = (number % 5 == 0).then_some(LATER_MS + number as u64);
         let expiry = deadline_ms.map_or(Expiry::Clear, Expiry::At);
         let options = SetOptions { expiry, ..SetOptions::default() };
-        engine.keyspace(keyspace).set_with(&key, &value, &options).unwrap();
+        let _ = engine.keyspace(keyspace).set_with(&key, &value, &options).unwrap();
         model.insert((keyspace, key.clone()), (value, deadline_ms));
         if number % 7 == 0 {
-            engine.keyspace(keyspace).delete(&key).unwrap();
+            let _ = engine.keyspace(keyspace).delete(&key).unwrap();
             model.remove(&(keyspace, key));
         }
     }
@@ -67,8 +67,8 @@ fn fill(engine: &Engine) -> Model {
         batch.set(5, key.clone(), value.clone());
         model.insert((5, key), (value, None));
     }
-    batch.commit().unwrap();
-    engine.keyspace(9).set(b"cleared", b"value").unwrap();
+    let _ = batch.commit().unwrap();
+    let _ = engine.keyspace(9).set(b"cleared", b"value").unwrap();
     engine.keyspace(9).clear().unwrap();
     model
 }
@@ -142,7 +142,7 @@ fn what_is_restored_is_what_was_backed_up() {
     drop(restored);
     let again = standalone(&place.of("new"), 1);
     assert_eq!(again.keyspace(0).get(b"more").unwrap().as_deref(), Some(b"value".as_slice()));
-    again.keyspace(0).delete(b"more").unwrap();
+    let _ = again.keyspace(0).delete(b"more").unwrap();
     assert_holds(&again, &model);
     again.backup_blocking(&place.of("second"), &BackupOptions::default()).unwrap();
     verify_file(&place.of("second")).unwrap();
@@ -164,8 +164,8 @@ fn keys_whose_time_came_meanwhile_end_after_the_restoration() {
     let engine = standalone(&place.of("data"), 1);
     // Due at once: it may or may not be deleted before its slot's turn. Either way it is not there afterwards.
     let options = SetOptions { expiry: Expiry::After(1), ..SetOptions::default() };
-    engine.keyspace(0).set_with(b"short", b"life", &options).unwrap();
-    engine.keyspace(0).set(b"long", b"life").unwrap();
+    let _ = engine.keyspace(0).set_with(b"short", b"life", &options).unwrap();
+    let _ = engine.keyspace(0).set(b"long", b"life").unwrap();
     engine.backup_blocking(&place.of("backup"), &BackupOptions::default()).unwrap();
     restore_to(&place.of("backup"), &place.of("new")).unwrap();
     let restored = standalone(&place.of("new"), 1);
@@ -204,7 +204,7 @@ fn each_slot_is_as_it_was_at_one_moment_while_writers_run() {
                         while batch.commit().is_err_and(|error| error.is_retryable()) {
                             std::thread::yield_now();
                         }
-                        engine.keyspace(0).set(&key(tag, 3), &value).unwrap();
+                        let _ = engine.keyspace(0).set(&key(tag, 3), &value).unwrap();
                     }
                     round.fetch_add(1, Ordering::SeqCst);
                 }
@@ -248,7 +248,7 @@ fn slots_that_are_not_served_are_refused_or_left_out() {
     let engine = clustered(&place.of("data"), 1);
     let (mine, other) = (slot_of("mine"), slot_of("other"));
     own(&engine, mine, FIRST, 3);
-    engine.keyspace(0).set(&key("mine", 1), b"value").unwrap();
+    let _ = engine.keyspace(0).set(&key("mine", 1), b"value").unwrap();
     import(&engine, other, FIRST);
     let only = |slot| BackupOptions { slots: Some(vec![slot]), ..BackupOptions::default() };
     let refused = engine.backup_blocking(&place.of("refused"), &only(other)).unwrap_err();
@@ -294,9 +294,9 @@ fn names_that_are_taken_are_refused_and_a_half_file_is_written_over() {
 fn small_backup(place: &Place) -> (Vec<u8>, Vec<u64>) {
     let engine = standalone(&place.of("data"), 1);
     for number in 0..40 {
-        engine.keyspace(0).set(&key(&format!("t{}", number % 4), number), &[1; 50]).unwrap();
+        let _ = engine.keyspace(0).set(&key(&format!("t{}", number % 4), number), &[1; 50]).unwrap();
     }
-    engine.keyspace(0).delete(&key("t1", 5)).unwrap();
+    let _ = engine.keyspace(0).delete(&key("t1", 5)).unwrap();
     engine.backup_blocking(&place.of("backup"), &BackupOptions::default()).unwrap();
     let path = place.of("backup");
     let offsets = in_runtime(move || async move {
@@ -370,7 +370,7 @@ fn a_bound_on_the_rate_is_kept() {
     let place = Place::new();
     let engine = standalone(&place.of("data"), 1);
     for number in 0..40 {
-        engine.keyspace(0).set(&key("t", number), &[1; 10 << 10]).unwrap();
+        let _ = engine.keyspace(0).set(&key("t", number), &[1; 10 << 10]).unwrap();
     }
     let options = BackupOptions { bytes_per_second: Some(1 << 20), ..BackupOptions::default() };
     let began = std::time::Instant::now();
