@@ -295,7 +295,8 @@ impl EngineBuilder {
         logs
     }
 
-    fn empty_slots(
+    /// Slots that hold nothing, with memory of their own.
+    pub(crate) fn empty_slots(
         &self,
         budget: &Arc<MemoryBudget>,
         hasher: &KeyHasher,

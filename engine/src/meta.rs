@@ -77,6 +77,12 @@ pub enum MetaError {
         /// What is wrong.
         why: String,
     },
+    /// There is nothing that could be looked at.
+    #[error("{} is not a data directory: it has no file {META_FILE}", dir.display())]
+    NotThere {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// There are logs, but no meta file.
     #[error(
         "the directory {} has logs but no meta file. Restore the file {META_FILE} from where the directory was copied \
@@ -137,6 +143,25 @@ impl Directory {
         let mut directory = Directory { path: path.to_path_buf(), meta: meta.clone(), _lock: lock };
         directory.replace(meta).await?;
         Ok(directory)
+    }
+
+    /// Locks a directory and reads its meta file, and changes nothing, not even where something is missing. Not for one that
+    /// is to be written.
+    pub async fn inspect(path: &Path) -> Result<Directory, MetaError> {
+        let meta_path = path.join(META_FILE);
+        if !fs::exists(&meta_path).await {
+            let log_dir = path.join(LOG_FOLDER);
+            let has_logs = fs::exists(&log_dir).await && has_logs(&log_dir).await?;
+            let dir = path.to_path_buf();
+            return Err(if has_logs { MetaError::Missing { dir } } else { MetaError::NotThere { dir } });
+        }
+        let lock_path = path.join(LOCK_FILE);
+        // A process makes the file before anything else. Where it is missing nobody is at work, as in a copy.
+        let is_copy = !fs::exists(&lock_path).await;
+        let lock_path = if is_copy { &meta_path } else { &lock_path };
+        let lock = lock_with(path, lock_path, &OpenOptions::new().read(true).exclusive_lock(!is_copy)).await?;
+        let meta = read(&meta_path).await?;
+        Ok(Directory { path: path.to_path_buf(), meta, _lock: lock })
     }
 
     /// The directory.
@@ -222,14 +247,17 @@ fn io_error<'a>(action: &'static str, file: &'a Path) -> impl FnOnce(io::Error) 
 }
 
 async fn lock(dir: &Path) -> Result<File, MetaError> {
-    let path = dir.join(LOCK_FILE);
     let options = OpenOptions::new().read(true).write(true).create(true).exclusive_lock(true);
-    match File::open(&path, &options).await {
+    lock_with(dir, &dir.join(LOCK_FILE), &options).await
+}
+
+async fn lock_with(dir: &Path, path: &Path, options: &OpenOptions) -> Result<File, MetaError> {
+    match File::open(path, options).await {
         Ok(file) => Ok(file),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(MetaError::InUse { dir: dir.to_path_buf() })
         }
-        Err(error) => Err(io_error("locking", &path)(error)),
+        Err(error) => Err(io_error("locking", path)(error)),
     }
 }
 
@@ -250,22 +278,25 @@ async fn read(path: &Path) -> Result<Meta, MetaError> {
     bytes.truncate(result.map_err(failed())?);
     match Meta::decode(&bytes) {
         Ok(meta) => Ok(meta),
-        Err(Fault::UnknownVersion(found)) => {
+        Err(MetaFault::UnknownVersion(found)) => {
             Err(MetaError::UnknownVersion { file: path.to_path_buf(), found })
         }
-        Err(Fault::Invalid(why)) => Err(MetaError::Corrupt { file: path.to_path_buf(), why: why.into() }),
+        Err(MetaFault::Invalid(why)) => Err(MetaError::Corrupt { file: path.to_path_buf(), why: why.into() }),
     }
 }
 
 /// Why bytes are not a meta file.
-#[derive(Debug, PartialEq, Eq)]
-enum Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaFault {
+    /// What is wrong.
     Invalid(&'static str),
+    /// A whole file of a version that this program does not know.
     UnknownVersion(u32),
 }
 
 impl Meta {
-    fn encode(&self) -> Vec<u8> {
+    /// The file's bytes.
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&META_VERSION.to_le_bytes());
@@ -289,37 +320,38 @@ impl Meta {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Meta, Fault> {
+    /// Reads a file's bytes. Takes no more memory than some times their number.
+    pub fn decode(bytes: &[u8]) -> Result<Meta, MetaFault> {
         let Some((content, crc)) = bytes.split_last_chunk::<CRC_BYTES>() else {
-            return Err(Fault::Invalid("it is too short"));
+            return Err(MetaFault::Invalid("it is too short"));
         };
         if content.len() < HEADER_BYTES || !content.starts_with(&MAGIC) {
-            return Err(Fault::Invalid("it does not begin as a meta file does"));
+            return Err(MetaFault::Invalid("it does not begin as a meta file does"));
         }
         if u32::from_le_bytes(*crc) != crc32c::crc32c(content) {
-            return Err(Fault::Invalid("its checksum does not match"));
+            return Err(MetaFault::Invalid("its checksum does not match"));
         }
         let mut rest = Rest(&content[MAGIC.len()..]);
         let version = rest.u32()?;
         if version != META_VERSION {
-            return Err(Fault::UnknownVersion(version));
+            return Err(MetaFault::UnknownVersion(version));
         }
         if rest.u32()? != 0 {
-            return Err(Fault::Invalid("reserved bytes are in use"));
+            return Err(MetaFault::Invalid("reserved bytes are in use"));
         }
         let directory_id = rest.array()?;
         let boot = rest.u64()?;
         let os_boot_id = rest.array()?;
         let kept_since = rest.u64()?;
         if kept_since > boot {
-            return Err(Fault::Invalid("it remembers a boot that never was"));
+            return Err(MetaFault::Invalid("it remembers a boot that never was"));
         }
         let log_count = rest.u32()?;
         let mut ends = BTreeMap::new();
         for _ in 0..log_count {
             let name_bytes = rest.u32()? as usize;
             let Ok(name) = std::str::from_utf8(rest.take(name_bytes)?) else {
-                return Err(Fault::Invalid("a log's name is not text"));
+                return Err(MetaFault::Invalid("a log's name is not text"));
             };
             // No room is made for the count: it grows as the entries turn out to be there.
             let mut of_log = Vec::new();
@@ -331,7 +363,7 @@ impl Meta {
         if rest.0.is_empty() {
             Ok(Meta { directory_id, boot, os_boot_id, kept_since, ends })
         } else {
-            Err(Fault::Invalid("it is too long"))
+            Err(MetaFault::Invalid("it is too long"))
         }
     }
 }
@@ -340,23 +372,23 @@ impl Meta {
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(Fault::Invalid("it is too short"))?;
+    fn take(&mut self, len: usize) -> Result<&'a [u8], MetaFault> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(MetaFault::Invalid("it is too short"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Fault::Invalid("it is too short"))?;
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], MetaFault> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(MetaFault::Invalid("it is too short"))?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn u32(&mut self) -> Result<u32, Fault> {
+    fn u32(&mut self) -> Result<u32, MetaFault> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, Fault> {
+    fn u64(&mut self) -> Result<u64, MetaFault> {
         self.array().map(u64::from_le_bytes)
     }
 }
@@ -470,7 +502,7 @@ mod tests {
             let mut bytes = bytes[..bytes.len() - CRC_BYTES].to_vec();
             bytes[at..at + 4].fill(0xff);
             bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-            assert!(matches!(Meta::decode(&bytes), Err(Fault::Invalid(_))), "count at {at}");
+            assert!(matches!(Meta::decode(&bytes), Err(MetaFault::Invalid(_))), "count at {at}");
         }
     }
 }
