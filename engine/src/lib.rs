@@ -47,6 +47,7 @@ mod builder;
 mod cell;
 mod chain;
 mod charge;
+pub mod check;
 pub mod checkpoint;
 mod clear;
 mod compaction;

@@ -159,7 +159,8 @@ impl Directory {
         // A process makes the file before anything else. Where it is missing nobody is at work, as in a copy.
         let is_copy = !fs::exists(&lock_path).await;
         let lock_path = if is_copy { &meta_path } else { &lock_path };
-        let lock = lock_with(path, lock_path, &OpenOptions::new().read(true).exclusive_lock(!is_copy)).await?;
+        let lock =
+            lock_with(path, lock_path, &OpenOptions::new().read(true).exclusive_lock(!is_copy)).await?;
         let meta = read(&meta_path).await?;
         Ok(Directory { path: path.to_path_buf(), meta, _lock: lock })
     }

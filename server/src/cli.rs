@@ -25,6 +25,10 @@ pub enum CliCommand {
     Cluster(ClusterCommand),
     /// Make a replica the primary of its shard: nothing is lost, writes wait for some milliseconds
     Failover(FailoverArgs),
+    /// Write what a running node serves, or what a directory holds, to one file, without stopping anything
+    Backup(BackupArgs),
+    /// Make a new data directory of a backup, or write its keys into a running cluster
+    Restore(RestoreArgs),
     /// Run a whole cluster of six nodes here, move its slots around under load, and verify every answer
     Demo(DemoArgs),
 }
@@ -111,6 +115,10 @@ pub struct ServeArgs {
     /// milliseconds [default: the node timeout]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub replica_staleness_ms: Option<u64>,
+    /// The folder that this node writes backups to when `lockgate backup` asks for one; without it, it refuses. Whoever may
+    /// connect may fill it
+    #[arg(long, value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -281,6 +289,53 @@ pub struct ReplaceNodeArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub any: AnyNode,
+}
+
+/// The options of `lockgate backup`.
+#[derive(Args, Clone, Debug)]
+#[command(allow_missing_positional = true)]
+pub struct BackupArgs {
+    /// The client address of a running node. It writes the slots that it serves to the folder that its --backup-dir names,
+    /// on its own machine
+    #[arg(value_name = "ADDR", required_unless_present = "dir", conflicts_with = "dir")]
+    pub node: Option<SocketAddr>,
+    /// The file, which must not exist: with ADDR a plain name in the node's folder, with --dir a path here
+    #[arg(value_name = "FILE", required = true)]
+    pub file: PathBuf,
+    /// A data directory that no process uses; it is only read
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Write at most so many bytes in a second [default: no bound]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub bytes_per_second: Option<u64>,
+    /// With --dir: how much memory its data may take, in bytes; all of it is held at once
+    #[arg(long, value_name = "BYTES", default_value_t = lockgate_engine::MEMORY_BYTES_MAX_DEFAULT)]
+    pub memory_max: u64,
+}
+
+/// The options of `lockgate restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// The backup. All of it is verified before anything is made or written
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The new data directory, which must not exist or be empty: for an engine that is embedded. A node of a cluster does
+    /// not begin with data: give it its keys by --node
+    #[arg(value_name = "DIR", required_unless_present_any = ["node", "verify"], conflicts_with_all = ["node", "verify"])]
+    pub dir: Option<PathBuf>,
+    /// The client address of any node of a running cluster: the keys are written to their owners, over those of the same name
+    /// that are there
+    #[arg(long, value_name = "ADDR")]
+    pub node: Option<SocketAddr>,
+    /// Only verify the file
+    #[arg(long, conflicts_with = "node")]
+    pub verify: bool,
+    /// How many logs the new directory has; it may be opened with another number of cores
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub cores: u16,
+    /// How much memory the data may take on the way into a directory, in bytes; all of it is held at once
+    #[arg(long, value_name = "BYTES", default_value_t = lockgate_engine::MEMORY_BYTES_MAX_DEFAULT)]
+    pub memory_max: u64,
 }
 
 /// The options of `lockgate demo`.

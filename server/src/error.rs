@@ -31,6 +31,9 @@ pub enum CommandError {
     /// A cluster could not be made, or not be asked.
     #[error("{0}")]
     Cluster(String),
+    /// A backup could not be made, or not be brought back.
+    #[error("{0}")]
+    Backup(String),
     /// The demo was stopped before it had come to a result.
     #[error("interrupted: everything was torn down, nothing was verified")]
     Interrupted,
@@ -42,6 +45,10 @@ pub enum CommandError {
 impl CommandError {
     pub(crate) fn serve(error: impl std::error::Error) -> CommandError {
         CommandError::Serve(error.to_string())
+    }
+
+    pub(crate) fn backup(error: impl std::error::Error) -> CommandError {
+        CommandError::Backup(error.to_string())
     }
 
     pub(crate) fn cluster(error: impl std::error::Error) -> CommandError {

@@ -3,8 +3,10 @@
 //! [`client`] talks to nodes from outside and [`demo`] runs a whole cluster and verifies it; [`serve`] and [`cluster`]
 //! are the other subcommands; [`service`] is what a node's clients may ask; [`formation`] makes clusters, [`operations`]
 //! changes them, [`recovery`] begins them anew when they have lost their majority, and [`survey`] sees how they are;
+//! [`backup`] makes files of what nodes hold, and brings them back;
 //! [`cli`] parses what [`error`] may complain about.
 
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod cluster;
@@ -26,6 +28,8 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         CliCommand::Serve(args) => serve::run(&args).map(|()| 0),
         CliCommand::Cluster(command) => cluster::run(&command).map(|()| 0),
         CliCommand::Failover(args) => cluster::failover(&args).map(|()| 0),
+        CliCommand::Backup(args) => backup::back_up(&args).map(|()| 0),
+        CliCommand::Restore(args) => backup::restore(&args).map(|()| 0),
         CliCommand::Demo(args) => demo::run(&args),
     }
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use lockgate_engine::Engine;
 use lockgate_migrate::{AckPolicy, Node, Times};
 use lockgate_net::resp::{self, Limits};
+use lockgate_runtime::sync::Arc;
 use lockgate_runtime::{Runtime, TcpListener};
 
 use crate::cli::{Ack, ServeArgs};
 use crate::error::CommandError;
-use crate::service::Commands;
+use crate::service::{Backups, Commands};
 
 /// Connections of one node, over all cores.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -47,7 +48,9 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     let builder = Runtime::builder().cores(cores).pin(args.pin).spin_us(args.spin_us).name("lockgate");
     let runtime = builder.build().map_err(CommandError::serve)?;
     let (serving, clients_gone) = mpsc::channel();
-    let clients = Clients { limits: Limits::new(CONNECTIONS_MAX, LARGE_INPUT_BYTES_MAX), serving };
+    let limits = Limits::new(CONNECTIONS_MAX, LARGE_INPUT_BYTES_MAX);
+    let backups = Arc::new(Backups::new(args.backup_dir.clone()));
+    let clients = Clients { limits, backups, serving };
     let (node, listen) = start(&runtime, args, times, clients.clone())?;
     serve_on_other_cores(&runtime, &node, listen, clients)?;
     let (watched, tell_stopped) = (node.stopping(), tell.clone());
@@ -130,6 +133,7 @@ fn cannot_listen(addr: SocketAddr, error: &std::io::Error) -> CommandError {
 #[derive(Clone)]
 struct Clients {
     limits: Limits,
+    backups: Arc<Backups>,
     /// Dropped by each core when its last client is gone.
     serving: mpsc::Sender<()>,
 }
@@ -137,7 +141,8 @@ struct Clients {
 impl Clients {
     /// Serves clients on this core.
     fn serve(self, listener: TcpListener, node: &Node) {
-        let (stop, commands) = (node.stopping(), Rc::new(Commands::new(node.clone())));
+        let (stop, commands) = (node.stopping(), Commands::new(node.clone()));
+        let commands = Rc::new(commands.with_backups(self.backups));
         lockgate_runtime::spawn(async move {
             resp::serve(listener, commands, stop, self.limits).await;
             drop(self.serving);

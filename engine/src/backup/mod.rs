@@ -11,6 +11,7 @@
 //! pure), `error`, `writer`, `reader` (files), `target` (a new directory), `restore`, and the engine's calls in here.
 
 mod decode;
+mod directory;
 mod error;
 pub mod format;
 mod reader;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use lockgate_runtime::sync::Arc;
 
 pub use decode::{BackupDecoder, BackupPart, VERIFY_BYTES_MORE, VERIFY_BYTES_PER_BYTE, verify_bytes};
+pub use directory::back_up_directory;
 pub use error::BackupError;
 pub use format::{BackupFault, BackupFooter, BackupHeader, SlotSection};
 pub use reader::{BackupReader, verify};
@@ -98,15 +100,9 @@ impl Engine {
         wanted.sort_unstable();
         wanted.dedup();
         let mut writer = BackupWriter::create(path, &header).await?;
-        let mut work = Work {
-            stream: self.stream(),
-            footer: BackupFooter::default(),
-            progress: BackupProgress { slots: wanted.len() as u64, ..BackupProgress::default() },
-            began_ns: lockgate_runtime::now_ns(),
-            options,
-        };
+        let (stream, mut work) = (self.stream(), Work::new(wanted.len(), options));
         for slot in wanted {
-            if let Err(error) = self.back_up_slot(slot, &mut writer, &mut work).await {
+            if let Err(error) = self.back_up_slot(slot, &stream, &mut writer, &mut work).await {
                 writer.abandon().await;
                 return Err(error);
             }
@@ -134,29 +130,30 @@ impl Engine {
     async fn back_up_slot(
         &self,
         slot: Slot,
+        stream: &SlotStream,
         writer: &mut BackupWriter,
         work: &mut Work<'_>,
     ) -> Result<(), BackupError> {
         let generation = self.slot_status(slot).generation;
-        let subscribed = work.stream.subscribe(slot, generation, Version::ZERO);
+        let subscribed = stream.subscribe(slot, generation, Version::ZERO);
         // Behind the subscription: of what is there now it keeps all that is needed to tell what was live.
         let status = self.slot_status(slot);
         if subscribed.is_err() || !is_served(&status) || status.generation != generation {
-            work.stream.unsubscribe(slot);
-            work.stream.take_ended();
+            stream.unsubscribe(slot);
+            stream.take_ended();
             return match work.options.slots {
                 Some(_) => Err(BackupError::NotHere { slot, gate: status.gate }),
                 None => Ok(()),
             };
         }
         if status.version == Version::ZERO {
-            work.stream.unsubscribe(slot);
+            stream.unsubscribe(slot);
             return Ok(());
         }
         writer.begin_slot(&section_of(slot, &status)).await?;
-        let is_whole = copy(slot, status.version, writer, work).await?;
-        work.stream.unsubscribe(slot);
-        work.stream.take_ended();
+        let is_whole = copy(stream, (slot, status.version), writer, work).await?;
+        stream.unsubscribe(slot);
+        stream.take_ended();
         writer.end_slot(slot, status.version, is_whole).await?;
         if !is_whole && work.options.slots.is_some() {
             return Err(BackupError::NotHere { slot, gate: self.slot_status(slot).gate });
@@ -173,14 +170,18 @@ impl Engine {
 
 /// One backup in progress.
 struct Work<'a> {
-    stream: SlotStream,
     footer: BackupFooter,
     progress: BackupProgress,
     began_ns: u64,
     options: &'a BackupOptions,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(slots: usize, options: &'a BackupOptions) -> Work<'a> {
+        let progress = BackupProgress { slots: slots as u64, ..BackupProgress::default() };
+        Work { footer: BackupFooter::default(), progress, began_ns: lockgate_runtime::now_ns(), options }
+    }
+
     fn tell(&mut self, writer: &BackupWriter) {
         self.progress.bytes = writer.len();
         if let Some(tell) = &self.options.progress {
@@ -211,14 +212,14 @@ fn section_of(slot: Slot, status: &SlotStatus) -> SlotSection {
 
 /// Copies what the stream has of the slot up to a version that the slot has. False: the slot has left meanwhile.
 async fn copy(
-    slot: Slot,
-    to: Version,
+    stream: &SlotStream,
+    (slot, to): (Slot, Version),
     writer: &mut BackupWriter,
     work: &mut Work<'_>,
 ) -> Result<bool, BackupError> {
     loop {
         // There is something as long as the slot is there: its last write is behind the cursor.
-        let Some(range) = work.stream.next_range(PIECE_BYTES) else { return Ok(false) };
+        let Some(range) = stream.next_range(PIECE_BYTES) else { return Ok(false) };
         assert!(range.slot == slot, "one slot is followed at a time");
         let reaches_end = range.last.counter >= to.counter;
         if let Some(records) = up_to(&range, to) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
-use lockgate_engine::Engine;
+use lockgate_engine::{Engine, Slot, Version};
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
@@ -41,6 +41,13 @@ pub enum StartError {
     /// The genesis does not name this node, or is not sound.
     #[error("{0}")]
     Genesis(String),
+    /// The directory has keys that no cluster knows of.
+    #[error(
+        "this node's data directory has keys in {0} slots already, as that of an engine of its own, or one made by \
+         `lockgate restore` or `lockgate check --repair`: a cluster would begin by dropping them. Give the node an empty \
+         data directory, and bring the keys by `lockgate backup --dir` and `lockgate restore --node`"
+    )]
+    Data(usize),
     /// The control log or the cluster file could not be opened.
     #[error(transparent)]
     Store(#[from] control_store::StoreError),
@@ -193,6 +200,9 @@ async fn join_here(
 ) -> Result<(), StartError> {
     // Checked before anything is written: a genesis that cannot start must not be what the next start finds.
     control_store::check_genesis(&shared.engine, &genesis, joins_as).map_err(StartError::Genesis)?;
+    if let Some(slots) = slots_with_data(&shared.engine) {
+        return Err(StartError::Data(slots));
+    }
     if shared.driver_inbox.lock().is_none() {
         return Err(StartError::Busy);
     }
@@ -202,6 +212,12 @@ async fn join_here(
     }
     control_store::save_genesis(&shared.engine, &genesis).await?;
     run(shared, genesis).await
+}
+
+/// How many slots hold data, if any does. A cluster's slots begin empty: what was there before would be dropped.
+fn slots_with_data(engine: &Engine) -> Option<usize> {
+    let slots = Slot::all().filter(|slot| engine.slot_status(*slot).version > Version::ZERO).count();
+    (slots > 0).then_some(slots)
 }
 
 /// Opens the control log and starts the driver.

@@ -46,6 +46,8 @@ pub enum Command<'a> {
     Get(&'a [u8]),
     /// SET key value.
     Set(&'a [u8], &'a [u8]),
+    /// SET key value PXAT, with the milliseconds since 1970 as digits.
+    SetUntil(&'a [u8], &'a [u8], &'a [u8]),
     /// DEL.
     Delete(&'a [u8]),
 }
@@ -54,7 +56,8 @@ impl<'a> Command<'a> {
     /// The key.
     pub fn key(&self) -> &'a [u8] {
         match self {
-            Command::Get(key) | Command::Set(key, _) | Command::Delete(key) => key,
+            Command::Get(key) | Command::Delete(key) => key,
+            Command::Set(key, _) | Command::SetUntil(key, ..) => key,
         }
     }
 
@@ -66,6 +69,7 @@ impl<'a> Command<'a> {
         match self {
             Command::Get(key) => pipeline.push(&[b"GET", key]),
             Command::Set(key, value) => pipeline.push(&[b"SET", key, value]),
+            Command::SetUntil(key, value, at_ms) => pipeline.push(&[b"SET", key, value, b"PXAT", at_ms]),
             Command::Delete(key) => pipeline.push(&[b"DEL", key]),
         };
     }
@@ -75,7 +79,9 @@ impl<'a> Command<'a> {
         match (self, reply) {
             (Command::Get(_), Reply::Bulk(value)) => Some(Answer::Value(Some(value))),
             (Command::Get(_), Reply::Null) => Some(Answer::Value(None)),
-            (Command::Set(..), Reply::Simple(word)) if word == "OK" => Some(Answer::Stored),
+            (Command::Set(..) | Command::SetUntil(..), Reply::Simple(word)) if word == "OK" => {
+                Some(Answer::Stored)
+            }
             (Command::Delete(_), Reply::Integer(count @ 0..=1)) => {
                 Some(Answer::Deleted { existed: count == 1 })
             }

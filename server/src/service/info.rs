@@ -36,6 +36,7 @@ const COMMANDS: &[(&str, i64, i64, i64, i64, bool)] = &[
     ("command", -1, 0, 0, 0, false),
     ("config", -2, 0, 0, 0, false),
     ("cluster", -2, 0, 0, 0, false),
+    ("lockgate", -2, 0, 0, 0, false),
     ("waitaof", 4, 0, 0, 0, false),
     ("readonly", 1, 0, 0, 0, false),
     ("readwrite", 1, 0, 0, 0, false),

@@ -4,6 +4,7 @@
 //! connection, in order, until the slot has thawed or moved (R10), and so does a read of a key that must end there first
 //! (R17). Replies leave when what they rest on is acknowledged (R8): [`Service::settle`].
 
+mod backup;
 mod cluster;
 mod expire;
 mod info;
@@ -19,9 +20,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use backup::Backups;
 use lockgate_engine::Slot;
 use lockgate_migrate::{Dependency, Node, OpError};
 use lockgate_net::resp::{Flow, Reply, Request, Service};
+use lockgate_runtime::sync::Arc;
 
 /// The longest that a request waits for its slot before the client is told to try again.
 pub const PARK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +38,7 @@ const ANSWERED_MAX: usize = 1_024;
 pub struct Commands {
     node: Node,
     parked_bytes: Rc<Cell<usize>>,
+    backups: Arc<Backups>,
     started_ms: u64,
 }
 
@@ -51,7 +55,13 @@ pub struct Session {
 impl Commands {
     /// Commands on `node`. Call it on the core that will serve the connections.
     pub fn new(node: Node) -> Self {
-        Self { node, parked_bytes: Rc::default(), started_ms: lockgate_runtime::unix_ms() }
+        let backups = Arc::new(Backups::new(None));
+        Self { node, parked_bytes: Rc::default(), backups, started_ms: lockgate_runtime::unix_ms() }
+    }
+
+    /// Has these commands write backups where, and beside which, others of the same node do.
+    pub fn with_backups(self, backups: Arc<Backups>) -> Self {
+        Self { backups, ..self }
     }
 
     /// Runs `operation` until it is no longer refused for a reason that passes: a frozen slot, a slot about to be served,
@@ -168,6 +178,7 @@ impl Service for Commands {
             "COMMAND" => info::command(request, reply),
             "CONFIG" => info::config(request, reply),
             "CLUSTER" => self.cluster(request, reply).await,
+            "LOCKGATE" => self.lockgate(request, reply).await,
             "QUIT" => {
                 reply.ok();
                 return Flow::Close;

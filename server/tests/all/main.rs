@@ -1,5 +1,6 @@
 //! The server's tests from outside, in one program: libraries, processes, and the shape of the workspace.
 
+mod backup;
 mod clients;
 mod common;
 mod damage;
