@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clock::PPM_MAX;
 use super::driver::{DRIVER, Driver};
 use super::faults::{DiskFaults, LinkFaults, PowerLoss};
+use super::image::{DiskImage, Outage, Recorder};
 use super::machine::{Ending, Machine};
 use super::middlebox::Middlebox;
 use super::net_faults;
@@ -205,6 +206,49 @@ impl Control {
     /// How many bytes are allocated on a machine's disk, as [`DiskFaults::capacity_bytes`] counts them.
     pub fn disk_bytes(&self, name: &str) -> u64 {
         self.look(|state| state.machines[find(state, name)].disk.allocated_bytes())
+    }
+}
+
+/// Images of disks. Taking them draws nothing and does not show in the trace.
+impl Control {
+    /// From now on an image of the machine's disk is taken whenever an operation that may change what it holds, or what
+    /// of it is durable, has been asked for, and again when it is done: a write, a sync, a creation, a rename, a
+    /// removal, a sync of a directory. These moments are numbered from 0.
+    pub fn record_images(&self, name: &str) {
+        self.look(|state| {
+            let node = find(state, name);
+            state.machines[node].recorder = Some(Recorder::default());
+        });
+    }
+
+    /// The images that were taken since the last call, in order. Empty where none are recorded.
+    ///
+    /// Who calls this from [`Control::on_step`] knows what tasks knew when they were taken: no task learns within a poll
+    /// that an operation is done.
+    pub fn take_images(&self, name: &str) -> Vec<DiskImage> {
+        self.look(|state| {
+            let node = find(state, name);
+            state.machines[node].recorder.as_mut().map(Recorder::take).unwrap_or_default()
+        })
+    }
+
+    /// Gives a machine, which is new or has no process now, the disk that the machine of the image would find after
+    /// `outage`. Its next process starts there: on the same start of the operating system only if that has outlived it.
+    ///
+    /// Panics when the machine has a process.
+    pub fn put_disk(&self, name: &str, image: &DiskImage, outage: Outage) {
+        self.act(format_args!("put_disk {} {outage:?} {name}", image.number()), |state| {
+            let node = state.machine_or_new(name);
+            let machine = &mut state.machines[node];
+            assert!(!machine.is_running, "put_disk: a process runs on {name:?}");
+            image.put_into(machine, outage);
+        });
+    }
+
+    /// A hash of what a machine's disk shows: its names, and the content of its files. Equal disks have equal hashes,
+    /// also in different simulations.
+    pub fn disk_hash(&self, name: &str) -> u64 {
+        self.look(|state| state.machines[find(state, name)].disk.live_hash())
     }
 }
 

@@ -14,10 +14,10 @@ use std::path::Path;
 use super::faults::DiskFaults;
 use super::names::{Entry, Tree};
 use super::pages::{Data, PAGE_BYTES, PageRanges, Pages, pages_of, whole_pages_bytes};
-use super::random::Random;
+use super::random::{Random, hash, mix};
 
 /// A file.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Inode {
     pub(super) live: Pages,
     pub(super) durable: Pages,
@@ -41,7 +41,7 @@ pub(super) struct SyncPoint {
 }
 
 /// One machine's disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Disk {
     pub(super) inodes: BTreeMap<u64, Inode>,
     pub(super) tree: Tree,
@@ -251,19 +251,24 @@ impl Disk {
         }
     }
 
-    /// The power is cut, after [`Disk::close_all`]. With `random`, some of what is not durable survives.
-    pub(super) fn cut_power(&mut self, mut random: Option<&mut Random>) {
-        let odds = random.as_mut().map(|random| Odds::draw(random));
-        self.tree.cut_power(|| match (&mut random, &odds) {
-            (Some(random), Some(odds)) => odds.survives(random),
-            _ => false,
-        });
+    /// The power is cut, after [`Disk::close_all`].
+    pub(super) fn cut_power(&mut self, mut survivors: Survivors<'_>) {
+        match &mut survivors {
+            Survivors::None => self.tree.cut_power(|| false),
+            Survivors::All => self.tree.cut_power(|| true),
+            Survivors::Some(random) => {
+                let odds = Odds::draw(random);
+                self.tree.cut_power(|| odds.survives(random));
+            }
+        }
         let tree = &self.tree;
         self.inodes.retain(|number, _| tree.links(*number).live > 0);
         self.allocated_bytes = 0;
         for inode in self.inodes.values_mut() {
-            if let Some(random) = &mut random {
-                inode.write_some_out(random);
+            match &mut survivors {
+                Survivors::Some(random) => inode.write_some_out(random),
+                Survivors::All => inode.durable = inode.live.clone(),
+                Survivors::None => {}
             }
             // A sync may have taken along what was written after its length was.
             inode.durable.cut_to(inode.durable.len);
@@ -272,6 +277,17 @@ impl Disk {
             inode.is_counted = true;
             self.allocated_bytes += whole_pages_bytes(inode.live.len);
         }
+    }
+
+    /// A hash of all live names and of what they stand for.
+    pub(super) fn live_hash(&self) -> u64 {
+        self.tree.all_named().into_iter().fold(0, |all, (path, entry)| {
+            let content = match entry {
+                Entry::Directory(_) => 1,
+                Entry::File(number) => self.inodes.get(&number).map_or(2, |inode| inode.live.hash()),
+            };
+            mix(all.rotate_left(7) ^ hash(path.as_bytes())) ^ content
+        })
     }
 
     /// Flips `bits` different random bits in pages, with other bytes than zeros, of the files whose path starts with
@@ -300,6 +316,14 @@ impl Disk {
         }
         flipped.len()
     }
+}
+
+/// What of that which is not durable survives a power cut.
+pub(super) enum Survivors<'a> {
+    None,
+    /// What these say, sector by sector, length by length, change of a directory by change.
+    Some(&'a mut Random),
+    All,
 }
 
 /// How much of what is not durable survives one power cut: nothing, half, most or all of it.

@@ -9,6 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::disk::{Disk, io_fault};
+use super::image::{self, Stage};
 use super::machine::Ending;
 use super::node::NodePort;
 use super::pages::{Data, PAGE_BYTES};
@@ -27,7 +28,7 @@ const SYNC_NS: (u64, u64) = (100_000, 1_000_000);
 const BYTES_PER_NS: u64 = 4;
 
 /// What can be asked of a disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum DiskCall {
     Open { path: PathBuf, options: OpenOptions },
     Read { inode: u64, buf: Vec<u8>, offset: u64 },
@@ -65,13 +66,19 @@ pub(super) struct Opened {
 
 type Answer = io::Result<DiskAnswer>;
 
-/// An operation that is under way.
-struct UnderWay {
-    call: DiskCall,
+/// An operation that was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) call: DiskCall,
     /// The sync's number, for syncs of files.
     sync: u64,
     is_to_fail: bool,
     process: u64,
+}
+
+/// An operation that is under way, and who waits for it.
+struct UnderWay {
+    asked: Asked,
     promise: Promise<Answer>,
 }
 
@@ -82,11 +89,28 @@ pub(super) struct Calls {
     under_way: BTreeMap<u64, UnderWay>,
 }
 
+impl Calls {
+    /// Those that change what the disk holds or what of it is durable.
+    pub(super) fn changes(&self) -> Vec<Asked> {
+        let asked = self.under_way.values().map(|under_way| &under_way.asked);
+        asked.filter(|asked| asked.call.is_change()).cloned().collect()
+    }
+}
+
 impl DiskCall {
-    fn inode(&self) -> Option<u64> {
+    pub(super) fn inode(&self) -> Option<u64> {
         match self {
             Self::Read { inode, .. } | Self::Write { inode, .. } | Self::Sync { inode } => Some(*inode),
             _ => None,
+        }
+    }
+
+    /// Whether it may change what the disk holds, or what of it is durable.
+    pub(super) fn is_change(&self) -> bool {
+        match self {
+            Self::Open { options, .. } => options.create || options.create_new || options.truncate,
+            Self::Read { .. } | Self::ReadDir(_) | Self::Exists(_) => false,
+            _ => true,
         }
     }
 
@@ -175,8 +199,10 @@ pub(super) fn start(port: &NodePort, call: DiskCall) -> Operation<Answer> {
         };
         machine.calls.next += 1;
         let number = machine.calls.next;
-        let under_way = UnderWay { call, sync, is_to_fail, process: port.process, promise };
-        machine.calls.under_way.insert(number, under_way);
+        let asked = Asked { call, sync, is_to_fail, process: port.process };
+        let moment = machine.moment(Stage::Issued, &asked.call);
+        machine.calls.under_way.insert(number, UnderWay { asked, promise });
+        image::record(state, port.node, moment);
         state.schedule(latency_ns, Happening::DiskCall { node: port.node, number });
     });
     operation
@@ -184,15 +210,24 @@ pub(super) fn start(port: &NodePort, call: DiskCall) -> Operation<Answer> {
 
 /// The time of an operation has come. Does nothing when its process ended before.
 pub(super) fn finish(state: &mut State, node: usize, number: u64) {
-    let Some(under_way) = state.machines[node].calls.under_way.remove(&number) else { return };
-    carry_out(state, node, under_way);
+    let Some(UnderWay { asked, promise }) = state.machines[node].calls.under_way.remove(&number) else {
+        return;
+    };
+    let moment = state.machines[node].moment(Stage::Done, &asked.call);
+    let inode = asked.call.inode();
+    let disk = &mut state.machines[node].disk;
+    let answer = carry_out(disk, &mut state.random, node, asked);
+    if let Some(inode) = inode {
+        disk.remove_user(inode);
+    }
+    image::record(state, node, moment);
+    promise.keep(state, answer);
 }
 
-fn carry_out(state: &mut State, node: usize, under_way: UnderWay) {
-    let UnderWay { call, sync, is_to_fail, process, promise } = under_way;
-    let inode = call.inode();
-    let disk = &mut state.machines[node].disk;
-    let answer = match call {
+/// Has an operation take effect.
+fn carry_out(disk: &mut Disk, random: &mut Random, node: usize, asked: Asked) -> Answer {
+    let Asked { call, sync, is_to_fail, process } = asked;
+    match call {
         DiskCall::Open { path, options } => disk.open(&path, &options).map(|inode| {
             DiskAnswer::Opened(Opened { node, process, inode, has_lock: options.exclusive_lock })
         }),
@@ -202,7 +237,7 @@ fn carry_out(state: &mut State, node: usize, under_way: UnderWay) {
             Ok(DiskAnswer::Read(Ok(count), buf))
         }
         DiskCall::Write { inode, data, offset } if is_to_fail => {
-            let written = some_pages(data.len(), &mut state.random);
+            let written = some_pages(data.len(), random);
             let _ = disk.write(inode, &data, written, offset);
             Err(io_fault())
         }
@@ -217,11 +252,7 @@ fn carry_out(state: &mut State, node: usize, under_way: UnderWay) {
         }
         DiskCall::SyncDir(_) if is_to_fail => Err(io_fault()),
         call => call_of_names(disk, &call),
-    };
-    if let Some(inode) = inode {
-        disk.remove_user(inode);
     }
-    promise.keep(state, answer);
 }
 
 fn call_of_names(disk: &mut Disk, call: &DiskCall) -> Answer {
@@ -260,25 +291,32 @@ fn some_pages(len: usize, random: &mut Random) -> usize {
 
 /// The process has ended: what it had under way happens now or never.
 pub(super) fn end_all(state: &mut State, node: usize, ending: Ending) {
-    for (_, mut under_way) in std::mem::take(&mut state.machines[node].calls.under_way) {
-        let happens = match ending {
-            Ending::Exit => true,
-            Ending::PowerCut(PowerLoss::All) => false,
-            Ending::Kill | Ending::PowerCut(PowerLoss::Seeded) => state.random.one_in(2),
-        };
-        if happens {
-            carry_out(state, node, under_way);
-            continue;
+    let machine = &mut state.machines[node];
+    for under_way in std::mem::take(&mut machine.calls.under_way).into_values() {
+        // Nobody waits for its answer any more.
+        end(&mut machine.disk, &mut state.random, under_way.asked, ending);
+    }
+}
+
+/// The end of a process meets an operation: it happens, or a part of it, or nothing. What it would have opened and its
+/// user's count are for [`Disk::close_all`].
+pub(super) fn end(disk: &mut Disk, random: &mut Random, asked: Asked, ending: Ending) {
+    let happens = match ending {
+        Ending::Exit => true,
+        Ending::PowerCut(PowerLoss::All) => false,
+        Ending::Kill | Ending::PowerCut(PowerLoss::Seeded) => random.one_in(2),
+    };
+    if happens {
+        let _ = carry_out(disk, random, 0, asked);
+        return;
+    }
+    match &asked.call {
+        DiskCall::Sync { inode } => disk.abandon_sync(*inode, asked.sync),
+        DiskCall::Write { inode, data, offset } if ending != Ending::PowerCut(PowerLoss::All) => {
+            let written = some_pages(data.len(), random);
+            let _ = disk.write(*inode, data, written, *offset);
         }
-        let disk = &mut state.machines[node].disk;
-        match &mut under_way.call {
-            DiskCall::Sync { inode } => disk.abandon_sync(*inode, under_way.sync),
-            DiskCall::Write { inode, data, offset } if ending != Ending::PowerCut(PowerLoss::All) => {
-                let written = some_pages(data.len(), &mut state.random);
-                let _ = disk.write(*inode, data, written, *offset);
-            }
-            _ => {}
-        }
+        _ => {}
     }
 }
 

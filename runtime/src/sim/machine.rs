@@ -5,8 +5,9 @@
 //! - When a process is gone, nothing of it is under way: its operations have happened or will never.
 
 use super::clock::{BOOTED_NS, SharedClock};
-use super::disk::Disk;
+use super::disk::{Disk, Survivors};
 use super::disk_call::{self, Calls};
+use super::image::Recorder;
 use super::net_faults;
 use super::random::Random;
 use super::world::State;
@@ -22,6 +23,8 @@ pub(super) struct Machine {
     pub(super) disk: Disk,
     /// Operations of the disk that are under way.
     pub(super) calls: Calls,
+    /// Takes images of the disk, where asked for.
+    pub(super) recorder: Option<Recorder>,
     pub(super) clock: Arc<SharedClock>,
     /// The random numbers of its process.
     pub(super) random: Random,
@@ -29,6 +32,8 @@ pub(super) struct Machine {
     pub(super) process: u64,
     /// Counts how often it got power.
     pub(super) os_boots: u32,
+    /// The simulation's seed and the machine's number that its operating system began under, if not these.
+    pub(super) os_origin: Option<(u64, u32)>,
     pub(super) has_power: bool,
     pub(super) is_running: bool,
     pub(super) is_paused: bool,
@@ -51,10 +56,12 @@ impl Machine {
             name: name.into(),
             disk: Disk::new(),
             calls: Calls::default(),
+            recorder: None,
             clock: Arc::new(SharedClock::new()),
             random: Random::new(0, 0),
             process: 0,
             os_boots: 1,
+            os_origin: None,
             has_power: true,
             is_running: false,
             is_paused: false,
@@ -73,13 +80,18 @@ impl State {
         self.machines.iter().position(|machine| &*machine.name == name)
     }
 
+    /// The number of the machine of that name, which is made if there is none.
+    pub(super) fn machine_or_new(&mut self, name: &str) -> usize {
+        self.machine(name).unwrap_or_else(|| {
+            self.machines.push(Machine::new(name));
+            self.machines.len() - 1
+        })
+    }
+
     /// Starts a process, on a machine that is new or known. Returns the number of the machine, or None when its
     /// process runs.
     pub(super) fn start_process(&mut self, name: &str) -> Option<usize> {
-        let node = self.machine(name).unwrap_or_else(|| {
-            self.machines.push(Machine::new(name));
-            self.machines.len() - 1
-        });
+        let node = self.machine_or_new(name);
         let stream = self.random.next();
         let random = Random::new(self.seed ^ stream, 1 + node as u64);
         let machine = &mut self.machines[node];
@@ -108,8 +120,10 @@ impl State {
         machine.disk.close_all();
         if let Ending::PowerCut(loss) = ending {
             machine.has_power = false;
-            let random = (loss == PowerLoss::Seeded).then_some(&mut self.random);
-            machine.disk.cut_power(random);
+            machine.disk.cut_power(match loss {
+                PowerLoss::All => Survivors::None,
+                PowerLoss::Seeded => Survivors::Some(&mut self.random),
+            });
         }
         net_faults::end_sockets(self, node, ending);
     }

@@ -10,6 +10,7 @@
 //! | `world`, `machine`, `clock` | What all share: ideal time, events, random numbers; one machine |
 //! | `disk`, `inode`, `pages`, `names` | A disk: files, their bytes, its directories |
 //! | `disk_call`, `file`, `disk_fs` | Operations of a disk, and what tasks call for them |
+//! | `image` | What a disk was at some moment, and what an outage at that moment would leave of it |
 //! | `net`, `connect`, `link`, `net_faults`, `socket` | Connections, how they come and break, and what tasks call |
 //!
 //! Invariants:
@@ -31,6 +32,7 @@ pub(crate) mod disk_fs;
 mod driver;
 mod faults;
 mod file;
+mod image;
 mod inode;
 mod link;
 mod machine;
@@ -48,6 +50,7 @@ pub use self::control::Control;
 pub use self::driver::Sim;
 pub use self::faults::{DiskFaults, LinkFaults, PowerLoss};
 pub(crate) use self::file::SimFile;
+pub use self::image::{DiskImage, Outage};
 pub use self::middlebox::{Flow, Middlebox, Piece};
 pub(crate) use self::node::{NodePort, SimNode};
 pub(crate) use self::socket::{SimListener, SimStream};

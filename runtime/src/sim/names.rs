@@ -23,14 +23,14 @@ pub(super) enum Entry {
 /// The root's number.
 const ROOT: u64 = 0;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Directory {
     live: BTreeMap<OsString, Entry>,
     durable: BTreeMap<OsString, Entry>,
 }
 
 /// An entry of a directory is set or removed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Set {
     directory: u64,
     name: OsString,
@@ -41,7 +41,7 @@ struct Set {
 type Change = Vec<Set>;
 
 /// All directories of a disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Tree {
     directories: BTreeMap<u64, Directory>,
     /// Those that are not durable.
@@ -316,22 +316,27 @@ impl Tree {
         self.directories = reached;
     }
 
-    /// The files whose live path starts with `prefix`, with their paths from the root, in order.
-    pub(super) fn files_below(&self, prefix: &str) -> Vec<u64> {
-        let mut files = Vec::new();
+    /// All that has a live name: paths from the root, and what they stand for.
+    pub(super) fn all_named(&self) -> Vec<(String, Entry)> {
+        let mut named = Vec::new();
         let mut next = vec![(ROOT, String::new())];
         while let Some((number, path)) = next.pop() {
             let Some(directory) = self.directories.get(&number) else { continue };
             for (name, entry) in &directory.live {
                 let path = format!("{path}/{}", name.to_string_lossy());
-                match entry {
-                    Entry::Directory(below) => next.push((*below, path)),
-                    Entry::File(file) if path.starts_with(prefix) => files.push(*file),
-                    Entry::File(_) => {}
+                if let Entry::Directory(below) = entry {
+                    next.push((*below, path.clone()));
                 }
+                named.push((path, *entry));
             }
         }
-        files
+        named
+    }
+
+    /// The files whose live path starts with `prefix`.
+    pub(super) fn files_below(&self, prefix: &str) -> Vec<u64> {
+        let named = self.all_named().into_iter().filter(|(path, _)| path.starts_with(prefix));
+        named.filter_map(|(_, entry)| file_of(Some(entry))).collect()
     }
 }
 

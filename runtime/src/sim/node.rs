@@ -40,9 +40,11 @@ impl SimNode {
     pub(crate) fn os_boot_id(&self) -> [u8; 16] {
         self.port.world.with(|state| {
             let mut id = [0; 16];
-            id[..8].copy_from_slice(&state.seed.to_le_bytes());
-            id[8..12].copy_from_slice(&(self.port.node as u32).to_le_bytes());
-            id[12..].copy_from_slice(&state.machines[self.port.node].os_boots.to_le_bytes());
+            let machine = &state.machines[self.port.node];
+            let (seed, node) = machine.os_origin.unwrap_or((state.seed, self.port.node as u32));
+            id[..8].copy_from_slice(&seed.to_le_bytes());
+            id[8..12].copy_from_slice(&node.to_le_bytes());
+            id[12..].copy_from_slice(&machine.os_boots.to_le_bytes());
             id
         })
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::random::is_zero;
+use super::random::{hash, is_zero, mix};
 use crate::sync::Arc;
 
 pub(super) const PAGE_BYTES: usize = 4096;
@@ -63,16 +63,16 @@ impl PageRanges {
     }
 }
 
-/// What is written: bytes, or so many zeros.
-#[derive(Debug)]
+/// What is written: bytes, or so many zeros. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(super) enum Data {
-    Bytes(Vec<u8>),
+    Bytes(Arc<Vec<u8>>),
     Zeros(usize),
 }
 
 impl Data {
     pub(super) fn of(bytes: &[u8]) -> Self {
-        if is_zero(bytes) { Self::Zeros(bytes.len()) } else { Self::Bytes(bytes.to_vec()) }
+        if is_zero(bytes) { Self::Zeros(bytes.len()) } else { Self::Bytes(Arc::new(bytes.to_vec())) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -189,6 +189,13 @@ impl Pages {
             self.pages.remove(&page);
         }
         self.pages.extend(other.pages.range(range).map(|(&page, bytes)| (page, bytes.clone())));
+    }
+
+    /// A hash of the content: the same bytes have the same, whether zeros are stored or not.
+    pub(super) fn hash(&self) -> u64 {
+        let pages = self.pages.iter().filter(|(_, bytes)| !is_zero(&bytes[..]));
+        pages
+            .fold(mix(self.len), |all, (page, bytes)| mix(all.rotate_left(9) ^ mix(*page) ^ hash(&bytes[..])))
     }
 
     /// The numbers of the stored pages in `range`.
