@@ -7,6 +7,7 @@ mod clear_model;
 mod clocks;
 mod common;
 mod compaction;
+mod disk_images;
 mod durability;
 mod errors;
 mod expiry;

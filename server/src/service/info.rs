@@ -122,7 +122,9 @@ impl Commands {
             .map(|(core, log)| {
                 let (appended, written, synced) = (log.log_appended.0, log.log_written.0, log.log_synced.0);
                 let full = u8::from(log.log_disk_full);
-                format!("log{core}:appended={appended},written={written},synced={synced},disk_full={full}\r\n")
+                format!(
+                    "log{core}:appended={appended},written={written},synced={synced},disk_full={full}\r\n"
+                )
             })
             .collect();
         let replication = format!("role:{}\r\n", self.role());
