@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lockgate_runtime::{File, OpenOptions, fs};
+use lockgate_runtime::{File, OpenOptions, fs, mutation};
 
 use crate::log::files::create_dir_durably;
 
@@ -237,7 +237,8 @@ impl Directory {
         if bytes.len() > META_BYTES_MAX {
             return Err(MetaError::TooLarge { file, bytes: bytes.len() });
         }
-        fs::write_atomic(&file, bytes).await.map_err(io_error("writing the meta file", &file))?;
+        let is_durable = !mutation!("unsynced-meta");
+        fs::replace(&file, bytes, is_durable).await.map_err(io_error("writing the meta file", &file))?;
         self.meta = meta;
         Ok(())
     }

@@ -29,6 +29,8 @@ pub enum Caught {
     In(Scenario),
     /// The test of this name in `sim/tests/all/rules.rs` or `compactions.rs`: runs do not show it, other rules stand in.
     ByTest(&'static str),
+    /// A test beside the code, in this file of the workspace, which has the bug's name.
+    Beside(&'static str),
 }
 
 const fn bug(name: &'static str, rule: &'static str, scenario: Scenario, what: &'static str) -> Mutation {
@@ -38,6 +40,18 @@ const fn bug(name: &'static str, rule: &'static str, scenario: Scenario, what: &
 const fn checked(name: &'static str, rule: &'static str, test: &'static str, what: &'static str) -> Mutation {
     Mutation { name, rule, what, caught: Caught::ByTest(test) }
 }
+
+/// A sync that somebody does not wait for: what its absence leaves on a disk is for a test of that disk.
+const fn unsynced(name: &'static str, test: &'static str, what: &'static str) -> Mutation {
+    Mutation { name, rule: "invariant 9", what, caught: Caught::Beside(test) }
+}
+
+/// Where every operation of an engine's disk is its last one.
+const DISK_IMAGES: &str = "engine/tests/all/disk_images/bugs.rs";
+/// Where the files that a node keeps beside its engine lose their machine's power.
+const CONTROL_STORE: &str = "migrate/src/node/control_store/tests.rs";
+/// Where log space is given back and used again.
+const RECYCLING: &str = "engine/src/log/tests/recycle.rs";
 
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
@@ -294,6 +308,28 @@ pub const MUTATIONS: &[Mutation] = &[
         "invariant 3",
         Scenario::ManyJobs,
         "a delete does not reach who copies the slot",
+    ),
+    unsynced("unsynced-directory", DISK_IMAGES, "directories above the logs may go with a power cut"),
+    unsynced("unsynced-log-file", DISK_IMAGES, "a log file is taken for prepared before it is on the disk"),
+    unsynced("unsynced-log-name", DISK_IMAGES, "a log file is written before its name is on the disk"),
+    unsynced("unsynced-log-batch", DISK_IMAGES, "batches are called synced when they are written"),
+    unsynced("unsynced-recovered-end", DISK_IMAGES, "what recovery read from the cache is called durable"),
+    unsynced("unsynced-recycled-header", RECYCLING, "a recycled file has its new name before its new header"),
+    unsynced(
+        "unsynced-recycled-name",
+        RECYCLING,
+        "a recycled file is written before its new name is on the disk",
+    ),
+    unsynced("unsynced-meta", DISK_IMAGES, "a boot begins before the disk has its number"),
+    unsynced("unsynced-replacement", DISK_IMAGES, "a file's new name is there before its content"),
+    unsynced("unsynced-replacement-name", CONTROL_STORE, "a replaced file may be the old one again"),
+    unsynced("unsynced-genesis", CONTROL_STORE, "a node begins before the disk has its genesis"),
+    unsynced("unsynced-membership", CONTROL_STORE, "a node joins before the disk has its number"),
+    unsynced("unsynced-leaving", CONTROL_STORE, "a node says that it has left, and may forget it"),
+    unsynced(
+        "unsynced-answers-marker",
+        CONTROL_STORE,
+        "that answers did not wait for disks may be forgotten",
     ),
 ];
 

@@ -14,6 +14,7 @@ mod expiry;
 mod expiry_model;
 mod full_disk;
 mod kept;
+mod kills;
 mod latch;
 mod life;
 mod lives;

@@ -74,6 +74,21 @@ const FOREIGN_WORLD: [&str; 7] = [
     "thread::spawn",
 ];
 
+/// Calls that make something durable, as they are written where they are made.
+const SYNC_CALLS: [&str; 5] =
+    [".sync_data()", " sync_dir(directory)", "fs::sync_dir(", "fs::write_atomic(", "fs::replace("];
+
+/// Sync calls that have no known bug of their own: the file, how many, and why.
+const NAMELESS_SYNCS: [(&str, usize, &str); 3] = [
+    (
+        "engine/src/log/files.rs",
+        1,
+        "zeros are synced in pieces, for the pace of commits: nothing rests on it",
+    ),
+    ("engine/src/log/writer.rs", 1, "a part of the known bug retry-after-failed-sync"),
+    ("server/src/demo/disk.rs", 1, "it measures what a sync costs"),
+];
+
 const FILE_LINES_MAX: usize = 600;
 
 /// A source file: its path in the workspace, and its text.
@@ -232,6 +247,50 @@ fn nodes_reach_the_world_only_through_the_runtime() {
             }
         }
     }
+    report(&problems);
+}
+
+/// What comes after `start` up to the next quote, for each time that it is in `text`.
+fn quoted_after<'a>(text: &'a str, start: &'a str) -> Vec<&'a str> {
+    text.split(start).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn every_sync_has_a_known_bug_by_name() {
+    let mut problems = Vec::new();
+    let mut known = BTreeSet::new();
+    let mut nameless: Vec<_> = NAMELESS_SYNCS.iter().collect();
+    let docs = fs::read_to_string(root().join("docs/durability.md")).expect("it is there");
+    let of_nodes = ["engine", "net", "migrate", "server"].map(|folder| format!("{folder}/src"));
+    let mut sources: Vec<_> = of_nodes.iter().flat_map(|folder| files(folder, ".rs")).collect();
+    sources
+        .extend(files("runtime/src", ".rs").into_iter().filter(|source| source.path == "runtime/src/fs.rs"));
+    for source in sources.iter().filter(|source| !source.is_test()) {
+        let code = source.code();
+        let calls: usize = SYNC_CALLS.iter().map(|call| code.matches(call).count()).sum();
+        let names = quoted_after(&code, "mutation!(\"unsynced-");
+        let excepted = nameless.iter().position(|(file, ..)| *file == source.path);
+        let excepted = excepted.map_or(0, |at| nameless.remove(at).1);
+        if calls != names.len() + excepted {
+            problems.push(format!(
+                "{} makes {calls} calls that sync, and {} of them have a known bug by name (mutation!(\"unsynced-...\"))",
+                source.path,
+                names.len() + excepted
+            ));
+        }
+        for name in names {
+            if !docs.contains(&format!("`unsynced-{name}`")) {
+                problems.push(format!("docs/durability.md does not say what unsynced-{name} is"));
+            }
+            if !known.insert(name.to_owned()) {
+                problems.push(format!("unsynced-{name} is not the name of one call alone"));
+            }
+        }
+    }
+    problems
+        .extend(nameless.iter().map(|(file, ..)| format!("{file} has no sync call: take it off the list")));
+    // As many as there were when this was written, at least: else the calls are not found any more.
+    assert!(known.len() >= 14, "{known:?}");
     report(&problems);
 }
 

@@ -29,7 +29,7 @@ pub(super) fn run_all(name: Option<&str>, json: bool) -> ExitCode {
     for mutation in &chosen {
         let scenario = match mutation.caught {
             Caught::In(scenario) => scenario,
-            Caught::ByTest(test) => {
+            Caught::ByTest(test) | Caught::Beside(test) => {
                 println!("{:<42} {:<8} caught by the test {test}", mutation.name, mutation.rule);
                 rows.push(serde_json::json!({ "name": mutation.name, "rule": mutation.rule, "test": test }));
                 continue;

@@ -59,6 +59,12 @@ fn known_bugs_are_caught() {
 #[test]
 fn tests_that_catch_known_bugs_exist() {
     for mutation in MUTATIONS {
+        if let Caught::Beside(file) = mutation.caught {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+            let text = std::fs::read_to_string(root.join(file)).expect("the test's file");
+            let name = format!("\"{}\"", mutation.name);
+            assert!(text.contains("#[test]") && text.contains(&name), "{file} does not name {name}");
+        }
         if let Caught::ByTest(test) = mutation.caught {
             let tests = [include_str!("rules.rs"), include_str!("compactions.rs")];
             let here = tests.iter().any(|tests| tests.contains(&format!("fn {test}()")));

@@ -9,6 +9,7 @@
 //!
 //! `LOCKGATE_DISK_IMAGES=n` asks for n trials at each moment. `LOCKGATE_DISK_IMAGE=script:moment:trial` repeats one.
 
+mod bugs;
 mod history;
 mod recording;
 mod script;
@@ -20,6 +21,7 @@ use lockgate_runtime::sync::Mutex;
 use lockgate_runtime::sync::atomic::{AtomicUsize, Ordering};
 
 use recording::Span;
+pub use script::Dice;
 use script::Script;
 use trial::{Tally, Trial};
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use lockgate_engine::Engine;
 use lockgate_engine::log::{FrameKind, LogError, LogPosition, RecoverError, recover, remove_unused_files};
-use lockgate_runtime::fs;
+use lockgate_runtime::{fs, mutation};
 
 use super::driver::DriverError;
 use crate::control::{
@@ -118,7 +118,10 @@ pub(crate) async fn load_genesis(engine: &Engine) -> Result<Option<Genesis>, Sto
 /// Makes the genesis durable.
 pub(crate) async fn save_genesis(engine: &Engine, genesis: &Genesis) -> Result<(), StoreError> {
     let path = genesis_path(engine);
-    fs::write_atomic(&path, encode_genesis(genesis)?).await.map_err(|error| StoreError::Io { path, error })
+    let is_durable = !mutation!("unsynced-genesis");
+    fs::replace(&path, encode_genesis(genesis)?, is_durable)
+        .await
+        .map_err(|error| StoreError::Io { path, error })
 }
 
 /// The number under which this directory joined that cluster after its beginning, if it did.
@@ -141,7 +144,8 @@ pub(crate) async fn save_membership(
 ) -> Result<(), StoreError> {
     let path = engine.path().join(MEMBERSHIP_FILE);
     let bytes = encode_membership(cluster, node)?;
-    fs::write_atomic(&path, bytes).await.map_err(|error| StoreError::Io { path, error })
+    let is_durable = !mutation!("unsynced-membership");
+    fs::replace(&path, bytes, is_durable).await.map_err(|error| StoreError::Io { path, error })
 }
 
 /// Name of the file that says which generation of the cluster this directory's node has left.
@@ -170,7 +174,8 @@ async fn load_leaving(engine: &Engine) -> Result<Option<Leaving>, StoreError> {
 pub(crate) async fn save_leaving(engine: &Engine, leaving: &Leaving) -> Result<(), StoreError> {
     let path = engine.path().join(LEAVING_FILE);
     let bytes = encode_leaving(leaving.generation, leaving.next.as_ref())?;
-    fs::write_atomic(&path, bytes).await.map_err(|error| StoreError::Io { path, error })
+    let is_durable = !mutation!("unsynced-leaving");
+    fs::replace(&path, bytes, is_durable).await.map_err(|error| StoreError::Io { path, error })
 }
 
 /// How this directory's node has left that generation, if it has.
@@ -189,7 +194,8 @@ pub(crate) async fn always_synced(engine: &Engine, synced: bool) -> Result<bool,
         return Ok(false);
     }
     if !synced {
-        fs::write_atomic(&path, Vec::new()).await.map_err(|error| StoreError::Io { path, error })?;
+        let is_durable = !mutation!("unsynced-answers-marker");
+        fs::replace(&path, Vec::new(), is_durable).await.map_err(|error| StoreError::Io { path, error })?;
     }
     Ok(synced)
 }
