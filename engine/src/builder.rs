@@ -255,8 +255,8 @@ impl EngineBuilder {
         }))
     }
 
-    /// The slots as checkpoint and logs have them.
-    async fn recover(
+    /// The slots as checkpoint and logs have them. Changes nothing on the disk.
+    pub(crate) async fn recover(
         &self,
         runtime: &Runtime,
         directory: &Directory,

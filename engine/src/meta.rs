@@ -118,7 +118,7 @@ pub struct Directory {
     path: PathBuf,
     meta: Meta,
     /// Held for its lock.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Directory {
@@ -131,7 +131,7 @@ impl Directory {
         let log_dir = path.join(LOG_FOLDER);
         if fs::exists(&meta_path).await {
             let meta = read(&meta_path).await?;
-            return Ok(Directory { path: path.to_path_buf(), meta, _lock: lock });
+            return Ok(Directory { path: path.to_path_buf(), meta, _lock: Some(lock) });
         }
         if has_logs(path).await? || (fs::exists(&log_dir).await && has_logs(&log_dir).await?) {
             return Err(MetaError::Missing { dir: path.to_path_buf() });
@@ -140,7 +140,7 @@ impl Directory {
         directory_id[..8].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
         directory_id[8..].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
         let meta = Meta { directory_id, boot: 0, os_boot_id: [0; 16], kept_since: 0, ends: BTreeMap::new() };
-        let mut directory = Directory { path: path.to_path_buf(), meta: meta.clone(), _lock: lock };
+        let mut directory = Directory { path: path.to_path_buf(), meta: meta.clone(), _lock: Some(lock) };
         directory.replace(meta).await?;
         Ok(directory)
     }
@@ -155,14 +155,18 @@ impl Directory {
             let dir = path.to_path_buf();
             return Err(if has_logs { MetaError::Missing { dir } } else { MetaError::NotThere { dir } });
         }
-        let lock_path = path.join(LOCK_FILE);
-        // A process makes the file before anything else. Where it is missing nobody is at work, as in a copy.
-        let is_copy = !fs::exists(&lock_path).await;
-        let lock_path = if is_copy { &meta_path } else { &lock_path };
-        let lock =
-            lock_with(path, lock_path, &OpenOptions::new().read(true).exclusive_lock(!is_copy)).await?;
+        let lock = lock_for_inspection(path).await?;
         let meta = read(&meta_path).await?;
         Ok(Directory { path: path.to_path_buf(), meta, _lock: lock })
+    }
+
+    /// What the meta file of a directory holds, which the caller has locked.
+    pub(crate) async fn read_meta(path: &Path) -> Result<Meta, MetaError> {
+        let meta_path = path.join(META_FILE);
+        match fs::exists(&meta_path).await {
+            true => read(&meta_path).await,
+            false => Err(MetaError::Missing { dir: path.to_path_buf() }),
+        }
     }
 
     /// The directory.
@@ -246,6 +250,16 @@ impl Directory {
 
 fn io_error<'a>(action: &'static str, file: &'a Path) -> impl FnOnce(io::Error) -> MetaError + 'a {
     move |source| MetaError::Io { action, file: file.to_path_buf(), source }
+}
+
+/// Locks a directory that is only to be read, and makes no file for it.
+pub(crate) async fn lock_for_inspection(dir: &Path) -> Result<Option<File>, MetaError> {
+    let path = dir.join(LOCK_FILE);
+    // A process makes the file before anything else. Where it is missing nobody is at work, as in a copy.
+    if !fs::exists(&path).await {
+        return Ok(None);
+    }
+    lock_with(dir, &path, &OpenOptions::new().read(true).exclusive_lock(true)).await.map(Some)
 }
 
 async fn lock(dir: &Path) -> Result<File, MetaError> {

@@ -29,6 +29,8 @@ pub enum CliCommand {
     Backup(BackupArgs),
     /// Make a new data directory of a backup, or write its keys into a running cluster
     Restore(RestoreArgs),
+    /// Verify a data directory that no process uses, without changing it; or make a new one of what is left of it
+    Check(CheckArgs),
     /// Run a whole cluster of six nodes here, move its slots around under load, and verify every answer
     Demo(DemoArgs),
 }
@@ -334,6 +336,28 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: u16,
     /// How much memory the data may take on the way into a directory, in bytes; all of it is held at once
+    #[arg(long, value_name = "BYTES", default_value_t = lockgate_engine::MEMORY_BYTES_MAX_DEFAULT)]
+    pub memory_max: u64,
+}
+
+/// The options of `lockgate check`. It exits with 0 if the directory is fine, with 1 if it is damaged (repaired or not), and
+/// with 2 if that could not be found out.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// The data directory. It is locked meanwhile, and refused while a process uses it
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// If it is damaged, make a new directory of all that can be proven, in its place. The damaged one is kept, untouched, as
+    /// DIR.damaged-1. The new one is a member of no cluster: bring its keys back by `lockgate backup --dir` and `restore`
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: remove the damaged directory once the new one is there
+    #[arg(long, requires = "repair")]
+    pub in_place: bool,
+    /// How much memory its data may take, in bytes; all of it is held at once, with --repair twice
     #[arg(long, value_name = "BYTES", default_value_t = lockgate_engine::MEMORY_BYTES_MAX_DEFAULT)]
     pub memory_max: u64,
 }

@@ -34,6 +34,9 @@ pub enum CommandError {
     /// A backup could not be made, or not be brought back.
     #[error("{0}")]
     Backup(String),
+    /// Whether a directory is damaged could not be found out.
+    #[error("{0}")]
+    Check(String),
     /// The demo was stopped before it had come to a result.
     #[error("interrupted: everything was torn down, nothing was verified")]
     Interrupted,
@@ -60,10 +63,11 @@ impl CommandError {
         move |source| CommandError::Io { what, source }
     }
 
-    /// The process' exit code: 2 for usage, as clap has it, 3 for the rest. 1 means that a demo found a violation.
+    /// The process' exit code: 2 for usage, as clap has it, and for what could not be checked, 3 for the rest. 1 means that a
+    /// demo found a violation, or a check damage.
     pub fn exit_code(&self) -> u8 {
         match self {
-            CommandError::Usage(_) => 2,
+            CommandError::Usage(_) | CommandError::Check(_) => 2,
             _ => 3,
         }
     }

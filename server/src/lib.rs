@@ -3,10 +3,11 @@
 //! [`client`] talks to nodes from outside and [`demo`] runs a whole cluster and verifies it; [`serve`] and [`cluster`]
 //! are the other subcommands; [`service`] is what a node's clients may ask; [`formation`] makes clusters, [`operations`]
 //! changes them, [`recovery`] begins them anew when they have lost their majority, and [`survey`] sees how they are;
-//! [`backup`] makes files of what nodes hold, and brings them back;
+//! [`backup`] makes files of what nodes hold, and brings them back; [`check`] verifies and repairs directories;
 //! [`cli`] parses what [`error`] may complain about.
 
 pub mod backup;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         CliCommand::Failover(args) => cluster::failover(&args).map(|()| 0),
         CliCommand::Backup(args) => backup::back_up(&args).map(|()| 0),
         CliCommand::Restore(args) => backup::restore(&args).map(|()| 0),
+        CliCommand::Check(args) => check::run(&args),
         CliCommand::Demo(args) => demo::run(&args),
     }
 }

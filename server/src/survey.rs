@@ -206,7 +206,7 @@ fn shard_rows(seen: &NodeStatus) -> Vec<Vec<String>> {
 }
 
 /// Rows as lines whose cells stand below each other.
-fn columns(rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn columns(rows: &[Vec<String>]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {

@@ -31,7 +31,9 @@ pub use error::BackupError;
 pub use format::{BackupFault, BackupFooter, BackupHeader, SlotSection};
 pub use reader::{BackupReader, verify};
 pub use restore::{RestoreOptions, restore};
+pub(crate) use tally::tally_of;
 pub use writer::PARTIAL_SUFFIX;
+pub(crate) use writer::beside;
 
 use crate::engine::Engine;
 use crate::stream::{SlotStream, StreamRange};

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{Kind, Record};
+use crate::record::{self, Kind, Record};
+use crate::segment::PinnedRange;
+use crate::types::RangeHeader;
 
 #[derive(Clone, Copy)]
 struct Live {
@@ -50,4 +52,20 @@ impl Tally {
         }
         sums
     }
+}
+
+/// Keys, live bytes and digest of a slot's records, and the bytes of all of them.
+pub(crate) fn tally_of(records: &[(RangeHeader, PinnedRange)]) -> (u64, u64, u64, u64) {
+    let (mut tally, mut bytes) = (Tally::default(), 0);
+    for (_, records) in records {
+        let mut at = 0;
+        while at < records.len() {
+            let found = record::parse(&records[at..]).expect("what is in memory was verified");
+            tally.add(&found);
+            at += found.encoded_bytes();
+        }
+        bytes += records.len() as u64;
+    }
+    let Sums { keys, live_bytes, digest } = tally.sums();
+    (keys, live_bytes, digest, bytes)
 }

@@ -3,7 +3,6 @@
 //! Invariants: the directory stays locked as long as this lives, so that no process begins to use it; nothing in it is
 //! written, no file made, removed or renamed. The slots are those of the recovery itself.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use lockgate_runtime::sync::Arc;
@@ -16,7 +15,6 @@ use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::index::KeyHasher;
 use crate::meta::Directory;
-use crate::recovery::{Recovered, recover_all};
 use crate::segment::PinnedRange;
 use crate::slot::SlotState;
 use crate::sweeper::Sweeper;
@@ -26,8 +24,6 @@ use crate::types::RangeHeader;
 pub(crate) struct Loaded {
     pub(crate) directory: Directory,
     pub(crate) slots: SlotTable,
-    #[allow(dead_code)]
-    pub(crate) recovered: BTreeMap<String, Recovered>,
 }
 
 impl Loaded {
@@ -35,8 +31,8 @@ impl Loaded {
     pub(crate) async fn recover(path: &Path, memory_bytes_max: u64) -> Result<Loaded, OpenError> {
         let directory = Directory::inspect(path).await?;
         let slots = empty_slots(path, memory_bytes_max)?;
-        let recovered = recover_all(&directory, &slots).await?;
-        Ok(Loaded { directory, slots, recovered })
+        Engine::builder(path).recover(&lockgate_runtime::current(), &directory, &slots).await?;
+        Ok(Loaded { directory, slots })
     }
 }
 

@@ -57,7 +57,8 @@ impl Base {
         self.manifest.logs.iter().map(|log| log.start.position).sum()
     }
 
-    fn new(manifest: Manifest) -> Base {
+    /// Of a manifest that is known to be of the directory.
+    pub(crate) fn new(manifest: Manifest) -> Base {
         let mut positions = vec![0; usize::from(SLOTS)];
         for entry in &manifest.slots {
             positions[entry.image.slot.index()] = entry.image.position.0;
@@ -179,6 +180,47 @@ fn divide(manifest: &Manifest, dir: &Path, cores: usize) -> Vec<Vec<Part>> {
         }
     }
     shares
+}
+
+/// As [`load_all`], on this core, for repairs: a slot whose records are damaged is left empty. Returns those, with what is
+/// wrong. Other errors end it.
+pub(crate) async fn load_leniently(
+    slots: &SlotTable,
+    dir: &Path,
+    base: &Base,
+) -> Result<Vec<(Slot, LoadError)>, LoadError> {
+    let (manifest, progress) = (&base.manifest, Progress::new(0, None));
+    let mut damaged = Vec::new();
+    for entry in &manifest.slots {
+        let file = manifest.files[usize::from(entry.file)];
+        let path = dir.join(data_file_name(manifest.id.number, file.core));
+        let header = DataHeader { id: manifest.id, core: file.core };
+        // Whatever is wrong with a file, what verifies in it is what was written.
+        let opened = match open_data_file(&path, &header, file.bytes).await {
+            Err(LoadError::Corrupt { .. }) => {
+                let failed = |source| LoadError::Io { file: path.clone(), offset: 0, source };
+                File::open(&path, &OpenOptions::new().read(true)).await.map_err(failed)
+            }
+            opened => opened,
+        };
+        let loaded = match opened {
+            Ok(opened) => {
+                let mut source = Source::new(opened, path, entry.offset, entry.offset + entry.bytes());
+                load_slot(&mut source, entry, slots, &progress).await
+            }
+            Err(error) => Err(error),
+        };
+        let slot = entry.image.slot;
+        match loaded {
+            Ok(()) => {}
+            Err(error @ (LoadError::Corrupt { .. } | LoadError::Missing { .. })) => {
+                let _garbage = slots[slot.index()].lock().store.take();
+                damaged.push((slot, error));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(damaged)
 }
 
 async fn load_part(part: Part, slots: &SlotTable, progress: &Progress) -> Result<(), LoadError> {

@@ -31,7 +31,7 @@ use lockgate_runtime::sync::Arc;
 use thiserror::Error;
 
 pub(crate) use checkpointer::{Checkpointer, Scope};
-pub(crate) use load::{Base, load_all, read_manifest};
+pub(crate) use load::{Base, load_all, load_leniently, read_manifest};
 pub use load::{Piece, PieceFault, verify_piece};
 
 use crate::log::LogFailed;

@@ -42,7 +42,7 @@ pub(super) fn name_is_allowed(name: &str) -> bool {
 }
 
 /// Name of a chain's file.
-pub(super) fn file_name(log: &str, boot: u64, seq: u32) -> String {
+pub(crate) fn file_name(log: &str, boot: u64, seq: u32) -> String {
     format!("{log}.{boot:016x}.{seq:08x}.log")
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod files;
 pub mod format;
 mod group;
 mod handle;
+pub(crate) mod lenient;
 mod reader;
 mod recover;
 mod recycle;

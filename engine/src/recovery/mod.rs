@@ -34,6 +34,7 @@ use crate::types::Slot;
 pub use progress::RecoveryProgress;
 pub(crate) use progress::{OnProgress, Progress};
 pub use replay::ReplayError;
+pub(crate) use replay::replay_frame;
 use window::{Failure, Lanes, Sent, Window};
 
 /// What the recovery of one log found.
@@ -41,9 +42,9 @@ pub(crate) type Recovered = RecoveredEnd;
 
 /// Boots with the same number of cores, one after the other.
 #[derive(Debug, PartialEq, Eq)]
-struct Era {
-    last_boot: u64,
-    cores: usize,
+pub(crate) struct Era {
+    pub(crate) last_boot: u64,
+    pub(crate) cores: usize,
 }
 
 /// Part of one log, to be replayed.
@@ -210,7 +211,7 @@ pub(crate) fn core_of(log: &str) -> Option<usize> {
     (core < CORES_MAX && core_log_name(core) == log).then_some(core)
 }
 
-fn eras(cores_by_boot: &BTreeMap<u64, usize>) -> Vec<Era> {
+pub(crate) fn eras(cores_by_boot: &BTreeMap<u64, usize>) -> Vec<Era> {
     let mut eras: Vec<Era> = Vec::new();
     for (&boot, &cores) in cores_by_boot {
         match eras.last_mut() {

@@ -124,7 +124,11 @@ fn reserve_run<'a>(
     }
 }
 
-fn replay_frame(held: &mut SlotState, frame: &FrameHeader, payload: &[u8]) -> Result<(), ReplayError> {
+pub(crate) fn replay_frame(
+    held: &mut SlotState,
+    frame: &FrameHeader,
+    payload: &[u8],
+) -> Result<(), ReplayError> {
     let (slot, generation) = (held.slot(), Generation(frame.generation));
     let range = RangeHeader { term: Term(frame.term), base: frame.base };
     if frame.kind != FRAME_DATA && !payload.is_empty() {

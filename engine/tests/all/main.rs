@@ -2,6 +2,7 @@
 
 mod backup;
 mod batch;
+mod check;
 mod clear;
 mod clear_model;
 mod clocks;

@@ -1,6 +1,7 @@
 //! The server's tests from outside, in one program: libraries, processes, and the shape of the workspace.
 
 mod backup;
+mod check;
 mod clients;
 mod common;
 mod damage;
