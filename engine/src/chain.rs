@@ -334,11 +334,12 @@ impl Chain {
         self.dead_bytes += u64::from(bytes);
     }
 
-    /// Notes that every value is superseded.
-    pub(crate) fn supersede_all(&mut self) {
+    /// Notes that every value before this place is superseded. Records behind it, which came with it, are not noted yet.
+    pub(crate) fn supersede_all(&mut self, before: RecordOffset) {
         self.dead_bytes = 0;
         for link in &mut self.links {
-            link.dead_bytes = link.segment.published() as u32 - link.tombstone_bytes;
+            let noted = link.segment.byte_of(before).unwrap_or_else(|| link.segment.published());
+            link.dead_bytes = noted as u32 - link.tombstone_bytes;
             self.dead_bytes += u64::from(link.dead_bytes);
         }
     }

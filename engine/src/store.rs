@@ -283,6 +283,19 @@ impl Store {
         Ok(())
     }
 
+    /// Lets the index grow by half where it is nearly full: for many keys at once, which need not grow it again and again.
+    /// Without memory for that it grows as it must.
+    pub(crate) fn grow_index(&mut self) {
+        if !self.index.is_nearly_full() {
+            return;
+        }
+        let lines = Index::lines_for(self.index.len() + self.index.len() / 2 + 1);
+        if self.charge.raise_to(Index::bytes_of(lines)).is_ok() {
+            let (chain, hasher) = (&self.chain, &self.hasher);
+            self.index.grow_to(lines, |place| hash_at(chain, hasher, place));
+        }
+    }
+
     /// Copies verified records into reserved room and takes each in. `counter` is the first one's.
     pub(crate) fn copy_in(&mut self, counter: u64, records: &[u8]) {
         let copied = self.chain.append(counter, records.len(), |out| {
@@ -290,7 +303,10 @@ impl Store {
             Ok::<_, std::convert::Infallible>(())
         });
         let Ok((first, ())) = copied;
-        for place in self.chain.places(first, records.len()) {
+        let mut at = 0;
+        while at < records.len() {
+            let place = first.after(at);
+            at += self.record_at(place).encoded_bytes();
             if mutation!("tombstone-dropped") && self.record_at(place).kind == Kind::Delete {
                 continue;
             }
@@ -305,8 +321,8 @@ impl Store {
         let kind = record.kind;
         if kind == Kind::Clear {
             let keyspace = record.keyspace;
-            self.chain.note_tombstone(place);
-            return self.clear(keyspace);
+            self.clear(keyspace, place);
+            return self.chain.note_tombstone(place);
         }
         let hash = hasher.hash(record.keyspace, record.key);
         let same = |other| is_key(chain, other, record.keyspace, record.key);
@@ -355,14 +371,14 @@ impl Store {
 
     /// Lets all keys of a keyspace go. If no other one has keys here this costs no time by keys: what was in use is set aside
     /// ([`take_cleared`](Store::take_cleared)). Otherwise it is one walk over the whole index.
-    fn clear(&mut self, keyspace: u8) {
+    fn clear(&mut self, keyspace: u8, by: RecordOffset) {
         let Ok(at) = self.counts.binary_search_by_key(&keyspace, |(of, _)| *of) else { return };
         self.counts.remove(at);
         if self.counts.is_empty() {
             let (_index, _deadlines) = (std::mem::take(&mut self.index), std::mem::take(&mut self.deadlines));
             self.cleared.push(Cleared { _index, _deadlines });
             self.charge.lower_to(0);
-            self.chain.supersede_all();
+            self.chain.supersede_all(by);
             (self.digest, self.live_bytes) = (0, 0);
             return;
         }

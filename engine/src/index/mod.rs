@@ -112,6 +112,11 @@ impl Index {
         lines * size_of::<Line>()
     }
 
+    /// Whether the table will soon have to grow.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.entries + LINE_ENTRIES / 2 >= entries_max(self.lines.len())
+    }
+
     /// Gives the table at least so many lines.
     pub(crate) fn grow_to(&mut self, lines: usize, hash_of: impl Fn(RecordOffset) -> u64) {
         if lines > self.lines.len() {

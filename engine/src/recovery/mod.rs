@@ -127,7 +127,12 @@ impl<'a> Sources<'a> {
                 *known = (place, file);
             }
         }
-        for (_, file) in first.into_values() {
+        for (core, ((boot, _), file)) in first {
+            // What is known of an earlier boot is the better evidence: the recovery finds it.
+            let ends = self.directory.known_ends(&core_log_name(core));
+            if ends.iter().any(|(known, _)| *known < boot) {
+                continue;
+            }
             let path = self.directory.log_dir().join(file);
             let failed = |source| OpenError::Io { path: path.clone(), source };
             let opened = File::open(&path, &OpenOptions::new().read(true)).await.map_err(failed)?;

@@ -91,37 +91,52 @@ pub enum ReplayError {
     },
 }
 
-/// Replays some frames of one slot, in their order. On failure says which one could not be.
+/// Replays some frames of one slot, in their order. On failure says which one could not be. `scratch` is for its use.
 pub(super) fn replay_all<'a>(
     held: &mut SlotState,
     frames: impl Iterator<Item = (&'a Frame, &'a [u8])> + Clone,
+    scratch: &mut Vec<u8>,
 ) -> Result<(), (&'a Frame, ReplayError)> {
     let mut rest = frames;
-    let mut before: Option<&FrameHeader> = None;
-    while let Some((frame, payload)) = rest.next() {
-        let header = &frame.header;
-        replay_frame(held, header, payload).map_err(|error| (frame, error))?;
-        let continues = |header: &FrameHeader| before == Some(header);
-        if header.kind == FRAME_DATA && !continues(header) {
-            reserve_run(held, header, rest.clone());
+    while let Some((frame, payload)) = rest.clone().next() {
+        let joined = join_run(&frame.header, rest.clone(), scratch);
+        if joined > 1 && replay_run(held, &frame.header, scratch).is_ok() {
+            rest.nth(joined - 1);
+            continue;
         }
-        before = Some(header);
+        // Also where a run was refused: one of its frames, and which one shows when each is replayed by itself.
+        replay_frame(held, &frame.header, payload).map_err(|error| (frame, error))?;
+        rest.next();
     }
     Ok(())
 }
 
-/// Makes room at once for the frames that continue this one's range. Without it there will be less room, and more often.
-fn reserve_run<'a>(
-    held: &mut SlotState,
+/// Joins frames with the same header, which are one range that was written in several steps. Returns how many those are.
+fn join_run<'a>(
     header: &FrameHeader,
-    rest: impl Iterator<Item = (&'a Frame, &'a [u8])>,
-) {
-    let run = rest.take_while(|(frame, _)| frame.header == *header);
-    let bytes: usize = run.map(|(_, payload)| payload.len()).sum();
-    if bytes > 0 && bytes as u64 <= SEGMENT_BYTES_MAX && held.generation() == Generation(header.generation) {
-        let range = RangeHeader { term: Term(header.term), base: header.base };
-        let _each_frame_asks_again = held.store.reserve(range, bytes);
+    frames: impl Iterator<Item = (&'a Frame, &'a [u8])>,
+    joined: &mut Vec<u8>,
+) -> usize {
+    joined.clear();
+    let mut count = 0;
+    for (frame, payload) in frames.take(if header.kind == FRAME_DATA { usize::MAX } else { 1 }) {
+        let is_full = joined.len() + payload.len() > SEGMENT_BYTES_MAX as usize;
+        if frame.header != *header || is_full {
+            break;
+        }
+        joined.extend_from_slice(payload);
+        count += 1;
     }
+    count
+}
+
+/// As a frame with all of the run's records.
+fn replay_run(held: &mut SlotState, header: &FrameHeader, records: &[u8]) -> Result<(), ReplayError> {
+    // An error changes nothing, but that of a generation that begins.
+    if held.generation() == Generation(header.generation) && held.is_open() {
+        held.store.grow_index();
+    }
+    replay_frame(held, header, records)
 }
 
 pub(crate) fn replay_frame(

@@ -16,18 +16,22 @@ use lockgate_runtime::sync::{Arc, Mutex};
 
 use super::progress::Progress;
 use super::replay::{ReplayError, replay_all};
+use crate::arena::{LINE_BYTES, prefetch};
 use crate::cell::SlotTable;
 use crate::log::FrameHeader;
 use crate::types::Slot;
 
 /// Bytes of frames that are gathered, or one batch if that is longer.
-const WINDOW_BYTES: usize = 8 << 20;
+const WINDOW_BYTES: usize = 16 << 20;
 /// Of each reader.
 const WINDOWS_MAX: usize = 2;
 /// Frames that are replayed before other tasks have their turn, such as the one that reads on.
 const FRAMES_PER_TURN: usize = 256;
 /// Slots whose memory is fetched ahead.
 const SLOTS_AHEAD: usize = 4;
+/// Frames, and lines of each, that are fetched ahead.
+const FRAMES_AHEAD: usize = 16;
+const LINES_AHEAD: usize = 4;
 
 /// A frame in a window.
 pub(super) struct Frame {
@@ -49,7 +53,8 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn of_log(log: usize) -> Window {
-        Window { log, ..Window::default() }
+        // Of addresses there are enough; memory is used as far as it is filled.
+        Window { log, bytes: Vec::with_capacity(WINDOW_BYTES), ..Window::default() }
     }
 
     pub(super) fn push(
@@ -92,6 +97,17 @@ impl Window {
     fn frame(&self, at: usize) -> (&Frame, &[u8]) {
         let frame = &self.frames[self.order[at] as u32 as usize];
         (frame, &self.bytes[frame.payload.clone()])
+    }
+
+    /// Has the processor fetch what lies behind an entry, and of one further on what leads there.
+    fn prefetch(&self, entry: usize, end: usize) {
+        if entry + FRAMES_AHEAD < end {
+            prefetch(&self.frames[self.order[entry + FRAMES_AHEAD] as u32 as usize]);
+        }
+        let (_, payload) = self.frame(entry);
+        for line in payload.chunks(LINE_BYTES).take(LINES_AHEAD) {
+            prefetch(&line[0]);
+        }
     }
 
     /// The end of the run of entries from `at` on for which `of` is the same, within `end`.
@@ -196,7 +212,7 @@ impl Lanes {
 
     async fn replay_part(&self, part: &Part, slots: &SlotTable) {
         let (window, end) = (&part.window, part.entries.end);
-        let (mut at, mut turn) = (part.entries.start, 0);
+        let (mut at, mut turn, mut scratch) = (part.entries.start, 0, Vec::new());
         while at < end {
             if self.has_failed() {
                 return;
@@ -206,7 +222,8 @@ impl Lanes {
                 slots[ahead].prefetch();
             }
             let frames = (at..run_end).map(|entry| window.frame(entry));
-            let replayed = replay_all(&mut slots[window.slot(at)].lock(), frames);
+            (run_end..end).take(run_end - at).for_each(|entry| window.prefetch(entry, end));
+            let replayed = replay_all(&mut slots[window.slot(at)].lock(), frames, &mut scratch);
             if let Err((frame, error)) = replayed {
                 let failure = Failure { log: window.log, position: frame.position, error };
                 self.failure.lock().get_or_insert(failure);

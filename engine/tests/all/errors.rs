@@ -45,7 +45,7 @@ named! {
     ApplyError: NotTaking Record ForeignKey OutOfOrder BadBase BadLength TermTooLow Diverged OutOfMemory Log;
     SubscribeError: NotHere Diverged BelowFloor;
     WaitError: LogFailed OnCoreThread;
-    OpenError: Config Runtime Io Reserve Meta Recover Log;
+    OpenError: Config Runtime Io Reserve Meta Checkpoint Recover Log;
     ReplayError: UnknownKind NoSuchSlot Range BadTerm BadTruncation BadStable Truncation NotEmpty OutOfMemory;
 }
 
@@ -345,6 +345,11 @@ fn opens() {
     std::fs::remove_dir_all(used.path().join("log")).unwrap();
     std::fs::write(used.path().join("log"), b"not a folder").unwrap();
     errors.push(refused(used.path()));
+    let damaged = fresh();
+    drop(standalone(damaged.path(), 1));
+    std::fs::create_dir(damaged.path().join("checkpoint")).unwrap();
+    std::fs::write(damaged.path().join("checkpoint").join("manifest"), b"no manifest").unwrap();
+    errors.push(refused(damaged.path()));
     let under_limits = [opened_under("-v 4194304"), opened_under("-n 4")];
     assert_eq!(under_limits, ["Reserve", "Runtime"]);
     let names = errors.iter().map(|error| -> &str { error.name() });

@@ -30,6 +30,7 @@ struct Known {
     is_open: bool,
     opens: u64,
     acknowledgements: u64,
+    checkpoints: u64,
 }
 
 #[derive(Clone, Default)]
@@ -73,7 +74,8 @@ async fn write(engine: Engine, number: usize, shared: Shared) {
 
 /// One life: opens, checks what is there, and writes until it ends.
 async fn live(runtime: Runtime, shared: Shared) {
-    let builder = Engine::builder(Path::new(DIRECTORY)).cores(runtime.cores()).log_file_bytes(1 << 20);
+    let builder = Engine::builder(Path::new(DIRECTORY)).cores(runtime.cores()).log_file_bytes(128 << 10);
+    let builder = builder.checkpoint_log_bytes(100_000);
     let engine = match builder.open_on(&runtime).await {
         Ok(engine) => engine,
         Err(error) => return shared.complain(format!("it does not open: {error}")),
@@ -108,7 +110,11 @@ async fn live(runtime: Runtime, shared: Shared) {
     for number in 0..KEYS {
         spawn(write(engine.clone(), number, shared.clone()));
     }
-    std::future::pending::<()>().await;
+    loop {
+        let taken = engine.checkpoint().await;
+        shared.known.lock().checkpoints += u64::from(taken.is_ok());
+        sleep(Duration::from_micros(random_u64() % 20_000)).await;
+    }
 }
 
 fn failing_disk(control: &Control) -> DiskFaults {
@@ -171,7 +177,7 @@ async fn lives(control: Control, shared: Shared) {
 
 #[test]
 fn what_was_acknowledged_survives_every_life() {
-    let (mut opens, mut acknowledgements, mut kept, mut not_kept) = (0, 0, 0, 0);
+    let (mut opens, mut acknowledgements, mut kept, mut not_kept, mut checkpoints) = (0, 0, 0, 0, 0);
     for seed in 0..200 {
         let sim = Sim::new(seed);
         let shared = Shared::default();
@@ -179,9 +185,11 @@ fn what_was_acknowledged_survives_every_life() {
         let known = shared.known.lock();
         assert_eq!(known.problem, None, "seed {seed}");
         opens += known.opens;
+        checkpoints += known.checkpoints;
         acknowledgements += known.acknowledgements;
         (kept, not_kept) = (kept + known.kept, not_kept + known.not_kept);
     }
     assert!(kept > 100 && not_kept > 100, "{kept} lives kept what was written, {not_kept} could not tell");
+    assert!(checkpoints > 300, "{checkpoints} checkpoints");
     assert!(opens > 300 && acknowledgements > 3_000, "{opens} lives, {acknowledgements} acknowledgements");
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod batch;
 mod check;
+mod checkpoints;
 mod clear;
 mod clear_model;
 mod clocks;

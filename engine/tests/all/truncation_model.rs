@@ -35,6 +35,7 @@ enum Step {
         part: u8,
         between: bool,
     },
+    Checkpoint,
     Reopen {
         cores: usize,
     },
@@ -50,6 +51,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Clear),
         2 => Just(Step::Term),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(part, between)| Step::Truncate { part, between }),
+        1 => Just(Step::Checkpoint),
         1 => (1usize..4).prop_map(|cores| Step::Reopen { cores }),
     ];
     proptest::collection::vec(step, 1..120)
@@ -145,6 +147,7 @@ impl Life<'_> {
                 self.engine().own(self.slot, FIRST, Term(self.term)).unwrap();
             }
             Step::Truncate { part, between } => self.truncate(usize::from(part), between),
+            Step::Checkpoint => drop(self.engine().checkpoint_blocking().unwrap()),
             Step::Reopen { cores } => {
                 self.engine = None;
                 self.engine = Some(clustered(self.path, cores));

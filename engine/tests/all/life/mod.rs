@@ -1,5 +1,5 @@
 //! Whole lives of an engine, with every operation on keys, against a plain map: in virtual time, with keys that end,
-//! compactions, and reopenings with other numbers of cores in between.
+//! compactions, checkpoints, and reopenings with other numbers of cores in between.
 //!
 //! A life is decoded from bytes, so that random tests and fuzzing have the same one. It is deterministic: the same bytes
 //! and the same seed lead to the same life.
@@ -28,6 +28,8 @@ const CORES_MAX: usize = 3;
 pub struct Summary {
     pub steps: usize,
     pub reopened: u64,
+    /// That were asked for.
+    pub checkpoints: u64,
     /// Keys that were found to have ended.
     pub ended: u64,
     /// Over all openings.

@@ -89,6 +89,8 @@ pub enum Step {
     /// Keeps a value for a while.
     Hold(Place),
     Sleep(u64),
+    /// In the background, while the life goes on.
+    Checkpoint,
     Reopen(usize),
 }
 
@@ -217,7 +219,8 @@ impl Bytes<'_> {
             225..=230 => Step::Scan(self.keyspace(), self.tag(), usize::from(self.byte() % 12)),
             231..=232 => Step::Count,
             233..=237 => Step::Hold(self.place()),
-            238..=252 => Step::Sleep(u64::from(self.byte())),
+            238..=239 => Step::Checkpoint,
+            240..=252 => Step::Sleep(u64::from(self.byte())),
             _ => Step::Reopen(1 + usize::from(self.byte() % 3)),
         }
     }

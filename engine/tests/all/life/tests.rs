@@ -24,9 +24,12 @@ fn a_long_life_has_everything_and_is_always_the_same() {
     let bytes = noise(1, 20_000);
     let kinds: BTreeSet<String> =
         decode(&bytes).iter().map(|step| format!("{:?}", discriminant(step))).collect();
-    assert_eq!(kinds.len(), 22, "every kind of step");
+    assert_eq!(kinds.len(), 23, "every kind of step");
     let life = live(1, &bytes);
-    assert!(life.steps > 4_000 && life.reopened == 5 && life.ended > 100, "{life:?}");
+    assert!(
+        life.steps > 4_000 && life.reopened == 5 && life.checkpoints > 10 && life.ended > 100,
+        "{life:?}"
+    );
     assert!(life.compaction.steps > 100 && life.compaction.moved_records > 100, "{life:?}");
     assert_eq!(live(1, &bytes), life);
 }

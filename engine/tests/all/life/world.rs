@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lockgate_engine::{Engine, OpError, Receipt, ScanCursor, SlotStatus, Value};
-use lockgate_runtime::{Runtime, sleep, unix_ms};
+use lockgate_engine::{CheckpointError, Engine, OpError, Receipt, ScanCursor, SlotStatus, Value};
+use lockgate_runtime::{Runtime, sleep, spawn, unix_ms};
 
 use super::model::{Entry, Model};
 use super::steps::{Content, KEYSPACES, Place, Step, TAGS};
@@ -14,6 +14,7 @@ use crate::common::slot_of;
 /// A life's memory and time are bounded, whatever its bytes are: of what costs much there is only so much.
 const HUGE_VALUES: usize = 12;
 const REOPENINGS: u64 = 5;
+const CHECKPOINTS: u64 = 40;
 /// Writes are let into the log when so many bytes may be waiting: far below the log's own bound.
 const UNWRITTEN_BYTES_MAX: usize = 8 << 20;
 const HELD_MAX: usize = 4;
@@ -59,6 +60,7 @@ impl World {
                 sleep(Duration::from_millis(*time_ms)).await;
                 self.check_held();
             }
+            Step::Checkpoint => self.checkpoint(),
             Step::Reopen(cores) => self.reopen(*cores).await,
             step => {
                 if self.unwritten_bytes > UNWRITTEN_BYTES_MAX {
@@ -214,6 +216,21 @@ impl World {
         let of = self.engine().keyspace(at as u8);
         assert_eq!((of.len(), of.len_with_deadline()), (keys[at], with_deadline[at]));
         self.check_held();
+    }
+
+    /// Begins one; it is taken while the next steps sleep, or when the engine is closed.
+    fn checkpoint(&mut self) {
+        if self.summary.checkpoints == CHECKPOINTS {
+            return;
+        }
+        self.summary.checkpoints += 1;
+        let engine = self.engine().clone();
+        spawn(async move {
+            match engine.checkpoint().await {
+                Ok(_) | Err(CheckpointError::Log(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        });
     }
 
     async fn reopen(&mut self, cores: usize) {
