@@ -314,6 +314,57 @@ fn a_core_without_a_log_of_the_latest_boot_is_damage() {
     assert!(repair.in_doubt.len() > 5_000 && repair.in_doubt.iter().all(|slot| slot.number() % 3 == 1));
 }
 
+/// The files of the checkpoint, which are in use to their ends.
+fn checkpoint_files(dir: &Path) -> Vec<(PathBuf, Vec<usize>)> {
+    let Ok(files) = std::fs::read_dir(dir.join("checkpoint")) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let length = |file: &PathBuf| std::fs::metadata(file).unwrap().len() as usize;
+    files.into_iter().map(|file| (file.clone(), vec![length(&file)])).collect()
+}
+
+#[test]
+fn a_checkpoint_is_checked_and_a_damaged_slot_of_it_is_lost_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let engine = small(&dir, 2);
+    for number in 0..90 {
+        set(&engine, &key(&format!("t{}", number % 30), number), format!("value {number}").as_bytes());
+    }
+    engine.checkpoint_blocking().unwrap();
+    set(&engine, &key("t7", 1000), b"behind it");
+    set(&engine, &key("t8", 1000), b"behind it");
+    drop(engine);
+    let report = checked_only(&dir);
+    assert_eq!(report.damage, []);
+    assert_eq!((report.checkpoint.unwrap().slots, report.slots.unwrap().keys), (30, 92));
+
+    let value = b"value 67";
+    let file = checkpoint_files(&dir).into_iter().map(|(file, _)| file).find(|file| {
+        let mut bytes = std::fs::read(file).unwrap();
+        let found = bytes.windows(value.len()).position(|window| window == value);
+        if let Some(at) = found {
+            bytes[at] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        }
+        found.is_some()
+    });
+    let report = checked_only(&dir);
+    assert_eq!(Some(&report.damage[0].file), file.as_ref());
+    assert!(report.damage[0].offset.is_some(), "{:?}", report.damage);
+    let repair = repaired(&dir, false).unwrap();
+    let cut: Vec<_> =
+        repair.cut.iter().map(|cut| (cut.slot, cut.version.counter, cut.dropped_frames)).collect();
+    assert_eq!(cut, [(slot_of("t7"), 0, 1)], "what follows rests on what is lost");
+    assert_eq!((repair.kept.keys, repair.in_doubt.len()), (92 - 4, 0));
+
+    // The logs were not given back yet: without the checkpoint they have all of it.
+    let dir = repair.original.unwrap();
+    std::fs::remove_dir_all(dir.join("checkpoint")).unwrap();
+    let report = checked_only(&dir);
+    assert_eq!((report.damage.len(), report.slots.unwrap().keys), (0, 92));
+}
+
 /// A deterministic sequence of numbers.
 struct Dice(u64);
 
@@ -353,6 +404,9 @@ fn live(dir: &Path, dice: &mut Dice) -> BTreeMap<Slot, History> {
             if dice.roll(3) == 0 {
                 receipt.wait_synced().unwrap();
             }
+            if dice.roll(90) == 0 {
+                engine.checkpoint_blocking().unwrap();
+            }
         }
     }
     histories
@@ -361,13 +415,14 @@ fn live(dir: &Path, dice: &mut Dice) -> BTreeMap<Slot, History> {
 #[test]
 fn a_repaired_slot_is_as_it_was_at_one_moment_wherever_the_damage_is() {
     let (mut repairs, mut whole_slots, mut cut_slots) = (0, 0, 0);
-    for seed in 0..40 {
+    for seed in 0..60 {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("data");
         let mut dice = Dice(seed);
         let histories = live(&dir, &mut dice);
         for _place in 0..1 + dice.roll(3) {
-            let files = batches(&dir);
+            let mut files = batches(&dir);
+            files.extend(checkpoint_files(&dir));
             let (file, offsets) = &files[dice.roll(files.len())];
             // A chain without its first file is another matter: see below.
             let is_first = file.to_str().unwrap().ends_with(".00000000.log");
@@ -376,7 +431,7 @@ fn a_repaired_slot_is_as_it_was_at_one_moment_wherever_the_damage_is() {
                 continue;
             }
             let mut bytes = std::fs::read(file).unwrap();
-            let used = offsets.last().map_or(4096, |last| last + 600).min(bytes.len());
+            let used = offsets.last().map_or(4096, |last| last + 600).min(bytes.len()).max(1);
             let (at, len) = (dice.roll(used), 1 + dice.roll(1_500));
             let end = (at + len).min(bytes.len());
             bytes[at..end].iter_mut().for_each(|byte| *byte = dice.roll(256) as u8);
