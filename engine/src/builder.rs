@@ -194,12 +194,8 @@ impl EngineBuilder {
         let number = directory.begin_boot(ends, kept).await?;
         let Meta { directory_id, kept_since, .. } = *directory.meta();
         let boot = Boot { directory_id, number, kept_since };
-        for end in recovered.values() {
-            log::remove_unused_files(end).await;
-            log::remove_obsolete_files(&end.obsolete_files).await;
-        }
-        remove_leftovers(&directory.checkpoint_dir(), base.as_ref().map(|base| base.manifest.id.number))
-            .await;
+        let checkpoint = base.as_ref().map_or(0, |base| base.manifest.id.number);
+        remove_what_is_not_needed(&directory, &recovered, checkpoint).await;
         let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
         for (at, slot) in slots.iter().enumerate() {
             let start = logs[at % self.cores].appended();
@@ -216,24 +212,21 @@ impl EngineBuilder {
             let home = Home { slots, core, cores: self.cores, log, budget, stability };
             runtime.spawn_on(core, move || compactor.run(home));
         }
+        let config = self.checkpoints;
         let scope = Scope {
             slots: slots.clone(),
             logs: logs.clone(),
             other_logs: self.other_logs(boot, &recovered),
             clustered: self.clustered,
             directory_id,
-            boot: boot.number,
+            boot: number,
             dir: directory.checkpoint_dir(),
             budget: budget.clone(),
-            config: self.checkpoints,
-            number: base.as_ref().map_or(0, |base| base.manifest.id.number),
+            config,
+            number: checkpoint,
             replayed_from: base.as_ref().map_or(0, |base| base.replayed_from()),
         };
-        let checkpointer = Arc::new(Checkpointer::new(scope));
-        if self.checkpoints.automatic {
-            let checkpointer = checkpointer.clone();
-            runtime.spawn_on(0, move || checkpointer.run());
-        }
+        let checkpointer = Checkpointer::start(scope, runtime);
         tracing::info!(path = %self.path.display(), boot = boot.number, kept_since, cores = self.cores, "the engine is open");
         Ok(Engine::from_inner(Inner {
             runtime: runtime.clone(),
@@ -374,6 +367,20 @@ impl EngineBuilder {
         }
         let _no_one_waits_yet = slot.set_gate(Gate::Owned);
     }
+}
+
+/// Removes files of logs and of checkpoints that no later start will need either. The number of the checkpoint that is in use;
+/// 0: there is none.
+async fn remove_what_is_not_needed(
+    directory: &Directory,
+    recovered: &BTreeMap<String, Recovered>,
+    checkpoint: u64,
+) {
+    for end in recovered.values() {
+        log::remove_unused_files(end).await;
+        log::remove_obsolete_files(&end.obsolete_files).await;
+    }
+    remove_leftovers(&directory.checkpoint_dir(), checkpoint).await;
 }
 
 /// The name of a core's log.

@@ -84,7 +84,18 @@ impl Drop for Running {
 }
 
 impl Checkpointer {
-    pub(crate) fn new(scope: Scope) -> Checkpointer {
+    /// Of an engine that is being opened. Takes checkpoints in the background, if it is to.
+    pub(crate) fn start(scope: Scope, runtime: &Runtime) -> Arc<Checkpointer> {
+        let is_automatic = scope.config.automatic;
+        let checkpointer = Arc::new(Checkpointer::new(scope));
+        if is_automatic {
+            let checkpointer = checkpointer.clone();
+            runtime.spawn_on(0, move || checkpointer.run());
+        }
+        checkpointer
+    }
+
+    fn new(scope: Scope) -> Checkpointer {
         let state = State { number: scope.number, replayed_from: scope.replayed_from, ..State::default() };
         Checkpointer { scope, state: Mutex::new(state), changed: Event::new(), stop: Arc::default() }
     }
@@ -246,7 +257,7 @@ impl Checkpointer {
         };
         self.state.lock().replayed_from = noted;
         self.give_back(&manifest).await;
-        remove_leftovers(dir, Some(number)).await;
+        remove_leftovers(dir, number).await;
         let duration_us = (now_ns() - started_ns) / 1_000;
         Ok(CheckpointStats { number, slots: manifest.slots.len() as u64, bytes, duration_us })
     }

@@ -89,12 +89,12 @@ async fn prepare(dir: &Path, next: &Path, bytes: Vec<u8>) -> Result<(), Checkpoi
 }
 
 /// Removes the data files of all checkpoints but one, and a manifest that was not finished. `kept` is the number of the
-/// checkpoint that is in use, durably; without one, all go. Returns how many went. What cannot be removed stays, and only
+/// checkpoint that is in use, durably; 0: there is none, and all go. Returns how many went. What cannot be removed stays, and only
 /// takes room.
-pub(crate) async fn remove_leftovers(dir: &Path, kept: Option<u64>) -> usize {
+pub(crate) async fn remove_leftovers(dir: &Path, kept: u64) -> usize {
     remove_where(dir, |name| {
         let number = parse_data_file_name(name).map(|(number, _)| number);
-        name == NEXT_MANIFEST_FILE || number.is_some_and(|number| Some(number) != kept)
+        name == NEXT_MANIFEST_FILE || number.is_some_and(|number| number != kept)
     })
     .await
 }

@@ -50,7 +50,7 @@ fn write(node: &Runtime, engine: &Engine, bytes: usize) {
     pass(node, 5);
 }
 
-fn is_data(name: &String) -> bool {
+fn is_data(name: &str) -> bool {
     name.ends_with(".data")
 }
 
@@ -157,6 +157,6 @@ fn an_engine_that_is_dropped_ends_the_one_that_is_taken() {
     pass(&node, 2);
     let engine = open(&node, builder(1));
     assert!(lasting(&engine) == lasts);
-    assert!(!names(&node).iter().any(is_data), "{:?}", names(&node));
+    assert!(!names(&node).iter().any(|name| is_data(name)), "{:?}", names(&node));
     take(&node, &engine).unwrap();
 }

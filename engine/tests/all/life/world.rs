@@ -1,10 +1,12 @@
 //! An engine and its model, and the steps that take time or only look.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use lockgate_engine::{CheckpointError, Engine, OpError, Receipt, ScanCursor, SlotStatus, Value};
-use lockgate_runtime::{Runtime, sleep, spawn, unix_ms};
+use lockgate_runtime::{Event, Runtime, sleep, spawn, unix_ms};
 
 use super::model::{Entry, Model};
 use super::steps::{Content, KEYSPACES, Place, Step, TAGS};
@@ -29,7 +31,15 @@ pub struct World {
     huge_values_left: usize,
     /// At most.
     unwritten_bytes: usize,
+    running: Rc<Checkpoints>,
     summary: Summary,
+}
+
+/// The tasks that wait for a checkpoint.
+#[derive(Default)]
+struct Checkpoints {
+    count: Cell<usize>,
+    ended: Event,
 }
 
 async fn open(runtime: &Runtime, cores: usize) -> Engine {
@@ -45,6 +55,7 @@ impl World {
             held: VecDeque::new(),
             huge_values_left: HUGE_VALUES,
             unwritten_bytes: 0,
+            running: Rc::default(),
             summary: Summary::default(),
         }
     }
@@ -224,12 +235,16 @@ impl World {
             return;
         }
         self.summary.checkpoints += 1;
-        let engine = self.engine().clone();
+        let (engine, running) = (self.engine().clone(), self.running.clone());
+        running.count.set(running.count.get() + 1);
         spawn(async move {
             match engine.checkpoint().await {
                 Ok(_) | Err(CheckpointError::Log(_)) => {}
                 Err(error) => panic!("{error}"),
             }
+            drop(engine);
+            running.count.set(running.count.get() - 1);
+            running.ended.notify_all();
         });
     }
 
@@ -260,6 +275,13 @@ impl World {
 
     async fn close(&mut self) {
         self.engine().close().await.unwrap();
+        loop {
+            let ended = self.running.ended.listen();
+            if self.running.count.get() == 0 {
+                break;
+            }
+            ended.await;
+        }
         self.unwritten_bytes = 0;
         let (stats, sum) = (self.engine().compaction_stats(), &mut self.summary.compaction);
         sum.steps += stats.steps;
