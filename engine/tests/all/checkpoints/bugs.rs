@@ -1,5 +1,6 @@
 //! Each known bug of the checkpoints is caught.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lockgate_engine::{Engine, Term};
@@ -20,9 +21,47 @@ fn is_caught(bug: &'static str, how: End) -> bool {
     caught
 }
 
+/// A checkpoint that is abandoned at the last moment, and then writes for which log space is used again. Returns whether all
+/// is there after a restart.
+fn abandoned_and_written_on(seed: u64) -> bool {
+    let sim = Sim::new(seed);
+    let node = sim.node("a", 1);
+    let runtime = node.clone();
+    node.block_on(0, move || async move {
+        let open = || {
+            let builder = Engine::builder("/data").cores(1).log_file_bytes(16 << 10);
+            builder.automatic_checkpoints(false).open_on(&runtime)
+        };
+        let engine = open().await.unwrap();
+        let write = async |round: u8| {
+            for number in 0..60 {
+                let receipt = engine.keyspace(0).set(&key("x", number), &[round; 3_000]).unwrap();
+                receipt.synced().await.unwrap();
+            }
+        };
+        write(1).await;
+        // Where the next manifest belongs there is something that cannot be removed like a file.
+        let in_the_way = Path::new("/data/checkpoint/manifest.tmp");
+        lockgate_runtime::fs::create_dir_all(in_the_way).await.unwrap();
+        engine.checkpoint().await.unwrap_err();
+        write(2).await;
+        let before = lasting(&engine);
+        engine.close().await.unwrap();
+        drop(engine);
+        match open().await {
+            Ok(engine) => lasting(&engine) == before,
+            Err(_) => false,
+        }
+    })
+}
+
 #[test]
 fn a_log_that_is_given_back_before_the_manifest_is_missed() {
-    assert!(is_caught("log-given-back-before-manifest", End::Kill));
+    assert!(abandoned_and_written_on(1));
+    activate(Some("log-given-back-before-manifest"));
+    let is_fine = abandoned_and_written_on(1);
+    activate(None);
+    assert!(!is_fine);
 }
 
 #[test]
@@ -33,11 +72,6 @@ fn a_manifest_that_is_ahead_of_the_logs_loses_what_is_written_next() {
 #[test]
 fn data_that_is_not_synced_is_missed() {
     assert!(is_caught("unsynced-checkpoint-data", End::CutAll));
-}
-
-#[test]
-fn names_that_are_not_synced_are_missed() {
-    assert!(is_caught("unsynced-checkpoint-names", End::CutAll));
 }
 
 #[test]
