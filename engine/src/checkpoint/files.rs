@@ -64,7 +64,7 @@ pub(super) enum SwapFailed {
 /// and the last sync here is for all of them.
 pub(super) async fn swap_manifest(dir: &Path, bytes: Vec<u8>) -> Result<(), SwapFailed> {
     let (next, manifest) = (dir.join(NEXT_MANIFEST_FILE), dir.join(MANIFEST_FILE));
-    prepare(dir, &next, bytes).await.map_err(SwapFailed::Before)?;
+    prepare(&next, bytes).await.map_err(SwapFailed::Before)?;
     fs::rename(&next, &manifest).await.map_err(io_error("renaming", &next)).map_err(SwapFailed::Before)?;
     if mutation!("unsynced-manifest-name") {
         return Ok(());
@@ -72,7 +72,7 @@ pub(super) async fn swap_manifest(dir: &Path, bytes: Vec<u8>) -> Result<(), Swap
     fs::sync_dir(dir).await.map_err(io_error("syncing", dir)).map_err(SwapFailed::Unsure)
 }
 
-async fn prepare(dir: &Path, next: &Path, bytes: Vec<u8>) -> Result<(), CheckpointError> {
+async fn prepare(next: &Path, bytes: Vec<u8>) -> Result<(), CheckpointError> {
     // Not the same file again: its sync may have failed.
     if fs::exists(next).await {
         fs::remove_file(next).await.map_err(io_error("removing", next))?;

@@ -7,7 +7,7 @@
 //! without the frames that a slot had already.
 //!
 //! Invariants:
-//! - The manifest is replaced atomically, and only when all that it names is on the disk: the data files, and
+//! - The manifest is replaced atomically, and only when all that it names is on the disk: the data files and
 //!   the logs up to every noted position. So at any moment there is one whole checkpoint, or none.
 //! - What an older checkpoint needs (its files, the logs behind it) goes only when the newer one's manifest is durable.
 //! - A file whose write or sync failed is never used: its checkpoint is abandoned, and the next one has another number.
