@@ -1,6 +1,7 @@
 //! The engine's tests from outside, in one program.
 
 mod backup;
+mod backup_power;
 mod batch;
 mod check;
 mod checkpoints;
