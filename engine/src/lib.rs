@@ -36,6 +36,9 @@
 //! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `cores` (work on a certain core);
 //! [`checkpoint`], `kept`, `recovery`, `builder`, `engine`.
 //!
+//! [`backup`] writes what slots hold to one file and makes new directories of it; [`check`] looks at directories that nobody uses,
+//! and makes new ones of what is left of damaged ones.
+//!
 //! What this crate does not know: that other nodes exist. A slot has a gate, an opaque term and a generation, and the
 //! layer above gives them a meaning.
 

@@ -184,7 +184,7 @@ fn damaged_directory(folder: &Path) -> (PathBuf, PathBuf, u64) {
 fn damage_is_named_and_a_repair_keeps_what_can_be_proven() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, file, offset) = damaged_directory(folder.path());
-    std::fs::write(dir.join("genesis"), b"of a cluster").unwrap();
+    std::fs::write(dir.join("cluster"), b"of a cluster").unwrap();
     let report = checked_only(&dir);
     assert_eq!(report.damage.len(), 1);
     assert_eq!((&report.damage[0].file, report.damage[0].offset), (&file, Some(offset)));
@@ -204,7 +204,7 @@ fn damage_is_named_and_a_repair_keeps_what_can_be_proven() {
         files.iter().map(of).collect::<BTreeMap<_, _>>()
     };
     assert!(relative(&before, &dir) == relative(&snapshot(&original), &original), "it is kept as it was");
-    assert_eq!(repair.left_behind, ["genesis"]);
+    assert_eq!(repair.left_behind, ["cluster"]);
     assert_eq!(repair.losses.len(), 1);
     assert_eq!((&repair.losses[0].file, repair.losses[0].offset), (&file, offset));
     assert!(repair.losses[0].to > repair.losses[0].from);

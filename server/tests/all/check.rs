@@ -65,10 +65,10 @@ fn a_nodes_directory_is_checked_and_repaired() {
     let (code, told, errors) = check(&[&data, "--repair"]);
     assert_eq!(code, Some(1), "{told}{errors}");
     let original = format!("{data}.damaged-1");
-    for part in [original.as_str(), "LOST", "2 keys in 2 slots", "genesis", "IN DOUBT"] {
+    for part in [original.as_str(), "LOST", "2 keys in 2 slots", "LEFT       cluster", "IN DOUBT"] {
         assert!(told.contains(part), "{part:?} is not in: {told}");
     }
-    assert!(Path::new(&original).join("genesis").exists() && !node.data.join("genesis").exists());
+    assert!(Path::new(&original).join("cluster").exists() && !node.data.join("cluster").exists());
     let (code, told, errors) = check(&[&data]);
     assert_eq!(code, Some(0), "{told}{errors}");
     // Its keys go back through a file.
