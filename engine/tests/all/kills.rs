@@ -78,6 +78,9 @@ fn write(engine: &Engine, writer: usize, seed: u64) {
                 None => keys.delete(&name(writer, number)).expect("taken").1,
             }
         };
+        if dice.below(150) == 0 {
+            let _ = engine.checkpoint_blocking().expect("a checkpoint");
+        }
         match dice.below(4) {
             0 => continue,
             1 => receipt.wait_synced().expect("synced"),

@@ -29,6 +29,7 @@ mod ownership;
 mod races;
 mod recovery;
 mod scan;
+mod small_disk;
 mod stats;
 mod streams;
 mod truncation;

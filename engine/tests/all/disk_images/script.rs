@@ -1,4 +1,5 @@
-//! The scripted run: an engine on one simulated machine that is written to in all ways, closed, killed and opened again.
+//! The scripted run: an engine on one simulated machine that is written to in all ways, takes checkpoints, is closed, killed
+//! and opened again.
 //! Its log files are as small as they may be, so that there are many.
 
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use lockgate_engine::{Condition, Engine, EngineBuilder, Expiry, Gate, SetOptions, Term};
 use lockgate_runtime::sim::{Control, Sim};
-use lockgate_runtime::{Runtime, sleep, unix_ms};
+use lockgate_runtime::{Runtime, sleep, spawn, unix_ms};
 
 use super::history::{KEYS, KEYSPACES, TAGS, slots};
 use super::recording::{MACHINE, Recording, Span};
@@ -42,6 +43,8 @@ impl Script {
             .log_file_bytes(16 << 10)
             .flush_interval_ms(3)
             .memory_bytes_max(64 << 20)
+            .automatic_checkpoints(false)
+            .checkpoint_bytes_per_second(0)
     }
 
     /// Runs it and records it: it is closed once, and killed once.
@@ -163,6 +166,11 @@ impl Life {
             14 => self.engine.wait_written(self.ticket(at)).await.expect("written"),
             15 => self.engine.sync_all().await.expect("synced"),
             16 => sleep(Duration::from_micros(500 + self.dice.below(6_000) as u64)).await,
+            17 => {
+                // It goes on while the next steps are taken. An engine that ends before it abandons it.
+                let engine = self.engine.clone();
+                drop(spawn(async move { engine.checkpoint().await }));
+            }
             _ => self.engine.wait_synced(self.ticket(at)).await.expect("synced"),
         }
     }

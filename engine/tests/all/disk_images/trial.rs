@@ -107,7 +107,7 @@ impl Trial<'_> {
             tally.found_more += u64::from(*place > self.moment.synced[at]);
             tally.lost += u64::from(*place + 1 < self.span.history.0[at].len());
         }
-        let history = self.write(&node, &engine)?;
+        let history = self.write(&node, &engine, &mut dice)?;
         self.end_and_open_again(&sim, (node, engine), history, &mut dice)?;
         Ok(tally)
     }
@@ -155,8 +155,9 @@ impl Trial<'_> {
     }
 
     /// New writes are taken, their versions are later than all that was there, and they are synced. The last one is not.
-    fn write(&self, node: &Runtime, engine: &Engine) -> Result<History, String> {
+    fn write(&self, node: &Runtime, engine: &Engine, dice: &mut Dice) -> Result<History, String> {
         let (script, writer) = (self.script, engine.clone());
+        let takes_checkpoint = dice.below(3) == 0;
         let written = node.block_on(0, move || async move {
             let mut history = History::default();
             for (at, slot) in slots() {
@@ -173,6 +174,9 @@ impl Trial<'_> {
                     return Err(format!("version {} came after {}", receipt.version, status.version));
                 }
                 history.0.push(vec![state_now(&writer, at)]);
+            }
+            if takes_checkpoint {
+                writer.checkpoint().await.map_err(|error| error.to_string())?;
             }
             writer.sync_all().await.map_err(|error| error.to_string())?;
             let receipt = writer.keyspace(0).set(&key(TAGS[0], 2), &[9; 3_000]).map_err(|e| e.to_string())?;
