@@ -187,3 +187,27 @@ fn a_clear_of_another_term_and_slot_is_applied_where_it_comes() {
     copy_slot(&source, &target, slot, FIRST, FIRST);
     assert_eq!(target.slot_status(slot).version, version(4, 27));
 }
+
+#[test]
+fn what_is_taken_in_together_with_a_clear_is_counted_as_where_it_was_written() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (clustered(from.path(), 1), clustered(to.path(), 1));
+    let slot = slot_of("x");
+    own(&from, slot, FIRST, 1);
+    import(&to, slot, FIRST);
+    for round in 0..3 {
+        for number in 0..5 {
+            let _ = from.keyspace(0).set(&key("x", number), &[round; 100]).unwrap();
+            let _ = from.keyspace(1).set(&key("x", number / 2), &[round; 70]).unwrap();
+        }
+        let _ = from.clear_slot(slot).unwrap();
+    }
+    for number in 0..9 {
+        let _ = from.keyspace(0).set(&key("x", number / 3), &[7; 50]).unwrap();
+    }
+    // All of it in one range.
+    copy_slot(&from, &to, slot, FIRST, FIRST);
+    let (there, here) = (from.slot_stats(slot).data, to.slot_stats(slot).data);
+    assert_eq!((there.live_bytes, there.dead_bytes), (here.live_bytes, here.dead_bytes));
+    assert!(here.keys == 3 && here.dead_bytes > 3_000);
+}

@@ -169,7 +169,7 @@ impl Life {
             17 => {
                 // It goes on while the next steps are taken. An engine that ends before it abandons it.
                 let engine = self.engine.clone();
-                drop(spawn(async move { engine.checkpoint().await }));
+                drop(spawn(async move { drop(engine.checkpoint().await) }));
             }
             _ => self.engine.wait_synced(self.ticket(at)).await.expect("synced"),
         }
