@@ -41,7 +41,8 @@ const fn checked(name: &'static str, rule: &'static str, test: &'static str, wha
     Mutation { name, rule, what, caught: Caught::ByTest(test) }
 }
 
-/// A sync that somebody does not wait for: what its absence leaves on a disk is for a test of that disk.
+/// A sync that somebody does not wait for, or another breach of an order of writes: what that leaves on a disk is for a test
+/// of that disk.
 const fn unsynced(name: &'static str, test: &'static str, what: &'static str) -> Mutation {
     Mutation { name, rule: "invariant 9", what, caught: Caught::Beside(test) }
 }
@@ -50,8 +51,8 @@ const fn unsynced(name: &'static str, test: &'static str, what: &'static str) ->
 const DISK_IMAGES: &str = "engine/tests/all/disk_images/bugs.rs";
 /// Where the files that a node keeps beside its engine lose their machine's power.
 const CONTROL_STORE: &str = "migrate/src/node/control_store/tests.rs";
-/// Where log space is given back and used again.
-const RECYCLING: &str = "engine/src/log/tests/recycle.rs";
+/// Where logs fail.
+const LATCH: &str = "engine/tests/all/latch.rs";
 
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
@@ -314,12 +315,20 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-log-name", DISK_IMAGES, "a log file is written before its name is on the disk"),
     unsynced("unsynced-log-batch", DISK_IMAGES, "batches are called synced when they are written"),
     unsynced("unsynced-recovered-end", DISK_IMAGES, "what recovery read from the cache is called durable"),
-    unsynced("unsynced-recycled-header", RECYCLING, "a recycled file has its new name before its new header"),
+    unsynced("unsynced-recycled-header", DISK_IMAGES, "a recycled file has its new name before its new header"),
     unsynced(
         "unsynced-recycled-name",
-        RECYCLING,
+        DISK_IMAGES,
         "a recycled file is written before its new name is on the disk",
     ),
+    unsynced("unsynced-checkpoint-data", DISK_IMAGES, "a manifest names data that the disk may not have"),
+    unsynced("unsynced-manifest", DISK_IMAGES, "a manifest has its name before its content"),
+    unsynced("unsynced-manifest-name", DISK_IMAGES, "log space goes while the older manifest may come back"),
+    unsynced("unsynced-found-manifest", DISK_IMAGES, "a manifest that was found may be the older one again"),
+    unsynced("manifest-before-log-sync", DISK_IMAGES, "logs may end before the start that a checkpoint notes"),
+    unsynced("log-given-back-before-manifest", DISK_IMAGES, "log space goes before the checkpoint counts"),
+    unsynced("checkpoint-position-not-skipped", DISK_IMAGES, "a checkpoint's frames are replayed on top of it"),
+    unsynced("latch-covers-one-log", LATCH, "a failed log refuses its own slots' writes only"),
     unsynced("unsynced-meta", DISK_IMAGES, "a boot begins before the disk has its number"),
     unsynced("unsynced-replacement", DISK_IMAGES, "a file's new name is there before its content"),
     unsynced("unsynced-replacement-name", CONTROL_STORE, "a replaced file may be the old one again"),

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lockgate_engine::{Engine, OpError};
+use lockgate_engine::{Engine, OpError, Slot};
 
 use crate::common::{builder, key, slot_of};
 
@@ -84,8 +84,8 @@ impl Writer {
         key(&number.to_string(), 0)
     }
 
-    /// Writes until it is refused, and returns how it was.
-    fn fill(&mut self, engine: &Engine) -> OpError {
+    /// Writes until it is refused, and returns which key was, and how.
+    fn fill(&mut self, engine: &Engine) -> (Vec<u8>, OpError) {
         let mut unacknowledged = Vec::new();
         loop {
             self.count += 1;
@@ -98,7 +98,7 @@ impl Writer {
                 }
                 Err(refused) => {
                     self.settle(engine, unacknowledged);
-                    return refused;
+                    return (self.name(number), refused);
                 }
             }
             if unacknowledged.len() == 50 {
@@ -144,26 +144,27 @@ fn inside_the_namespace() {
     let ballasts = [ballast(disk, 0), ballast(disk, 1)];
     let mut writer = Writer { acknowledged: vec![None; KEYS], count: 0 };
     let engine = open(disk).expect("it opens");
-    let refused = writer.fill(&engine);
+    let (name, refused) = writer.fill(&engine);
     assert!(matches!(refused, OpError::DiskFull { .. }), "{refused}");
     println!("{refused}");
     writer.check(&engine);
     // It stays so, and reads go on.
-    let again = engine.keyspace(0).set(b"more", &value(1_000)).expect_err("there is no space");
+    let again = engine.keyspace(0).set(&name, &value(1_000)).expect_err("there is no space");
     assert!(matches!(again, OpError::DiskFull { .. }), "{again}");
     writer.check(&engine);
     // Space comes back, and it goes on by itself.
     std::fs::remove_file(&ballasts[0]).expect("removed");
-    let room = engine.wait_log_room(slot_of("more"));
+    let room = engine.wait_log_room(Slot::of_key(&name));
     lockgate_runtime::block_on_foreign(room).expect("not a core").expect("room");
-    engine.keyspace(0).set(b"{more}", b"there is space").expect("taken").wait_synced().expect("synced");
+    let more = [&name[..], b"more"].concat();
+    engine.keyspace(0).set(&more, b"there is space").expect("taken").wait_synced().expect("synced");
     // Full again, and the process ends like that: the next one needs space of its own to begin.
-    let refused = writer.fill(&engine);
+    let (_, refused) = writer.fill(&engine);
     assert!(matches!(refused, OpError::DiskFull { .. }), "{refused}");
     std::fs::remove_file(&ballasts[1]).expect("removed");
     drop(engine);
     let engine = open(disk).expect("it opens again");
     writer.check(&engine);
-    assert!(engine.keyspace(0).get(b"{more}").expect("a read").is_some());
+    assert!(engine.keyspace(0).get(&more).expect("a read").is_some());
     println!("all acknowledged writes are there: {} were made", writer.count);
 }

@@ -3,9 +3,9 @@
 //!
 //! Each run is recorded once, with an image of its disk at each operation that is asked for or done. A trial takes an
 //! image, draws what is left of it, starts a new machine with that disk, and demands: the engine opens (also when an
-//! opening before was interrupted); every slot is as it was after one of its writes, none of those lost whose receipt said
+//! opening before was interrupted, in some trials); every slot is as it was after one of its writes, none of those lost whose receipt said
 //! `synced` (or `written`, if only the process died); no write is there in part, and none is missing before one that is
-//! there; new writes have later versions, and are there after another outage or close.
+//! there; and, in some trials, new writes have later versions, and are there after another outage or close.
 //!
 //! `LOCKGATE_DISK_IMAGES=n` asks for n trials at each moment. `LOCKGATE_DISK_IMAGE=script:moment:trial` repeats one.
 
@@ -26,13 +26,13 @@ use script::Script;
 use trial::{Tally, Trial};
 
 const SCRIPTS: [Script; 3] = [
-    Script { name: "one-core", seed: 1, cores: 1, clustered: false, steps: 60 },
-    Script { name: "two-cores", seed: 2, cores: 2, clustered: false, steps: 60 },
-    Script { name: "clustered", seed: 3, cores: 2, clustered: true, steps: 60 },
+    Script { name: "one-core", seed: 1, cores: 1, clustered: false, steps: 40 },
+    Script { name: "two-cores", seed: 2, cores: 2, clustered: false, steps: 40 },
+    Script { name: "clustered", seed: 3, cores: 2, clustered: true, steps: 40 },
 ];
 
 /// Trials at each moment, unless asked for otherwise.
-const TRIALS: u64 = 2;
+const TRIALS: u64 = 3;
 /// Threads that try.
 const THREADS: usize = 2;
 
@@ -105,6 +105,7 @@ fn every_moment_of_a_run_may_be_its_last_one() {
     let tally = run_all(&trials(&runs, per_moment), None).unwrap_or_else(|what| panic!("{what}"));
     println!("{moments} moments recorded in {recorded:?}; after {:?}: {tally:?}", began.elapsed());
     assert!(moments > 1_000 && tally.trials == moments as u64 * per_moment);
-    assert!(tally.interrupted > tally.trials / 5 && tally.kills > tally.trials / 20);
+    assert!(tally.interrupted > tally.trials / 6 && tally.kills > tally.trials / 20);
+    assert!(tally.opened_again > tally.trials / 6);
     assert!(tally.found_more > 0 && tally.lost > 0, "nothing was at stake");
 }
