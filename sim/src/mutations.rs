@@ -51,6 +51,8 @@ const fn unsynced(name: &'static str, test: &'static str, what: &'static str) ->
 const DISK_IMAGES: &str = "engine/tests/all/disk_images/bugs.rs";
 /// Where the files that a node keeps beside its engine lose their machine's power.
 const CONTROL_STORE: &str = "migrate/src/node/control_store/tests.rs";
+/// Where a life with checkpoints ends after each of its polls.
+const CHECKPOINTS: &str = "engine/tests/all/checkpoints/bugs.rs";
 /// Where logs fail.
 const LATCH: &str = "engine/tests/all/latch.rs";
 
@@ -327,7 +329,7 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-found-manifest", DISK_IMAGES, "a manifest that was found may be the older one again"),
     unsynced("manifest-before-log-sync", DISK_IMAGES, "logs may end before the start that a checkpoint notes"),
     unsynced("log-given-back-before-manifest", DISK_IMAGES, "log space goes before the checkpoint counts"),
-    unsynced("checkpoint-position-not-skipped", DISK_IMAGES, "a checkpoint's frames are replayed on top of it"),
+    unsynced("checkpoint-position-not-skipped", CHECKPOINTS, "a checkpoint's frames are replayed on top of it"),
     unsynced("latch-covers-one-log", LATCH, "a failed log refuses its own slots' writes only"),
     unsynced("unsynced-meta", DISK_IMAGES, "a boot begins before the disk has its number"),
     unsynced("unsynced-replacement", DISK_IMAGES, "a file's new name is there before its content"),

@@ -79,12 +79,7 @@ const SYNC_CALLS: [&str; 5] =
     [".sync_data()", " sync_dir(directory)", "fs::sync_dir(", "fs::write_atomic(", "fs::replace("];
 
 /// Sync calls that have no known bug of their own: the file, how many, and why.
-const NAMELESS_SYNCS: [(&str, usize, &str); 4] = [
-    (
-        "engine/src/checkpoint/files.rs",
-        1,
-        "for filesystems that do not keep the order of one directory's changes; the simulated one does",
-    ),
+const NAMELESS_SYNCS: [(&str, usize, &str); 3] = [
     (
         "engine/src/log/files.rs",
         1,
