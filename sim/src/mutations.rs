@@ -317,7 +317,11 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-log-name", DISK_IMAGES, "a log file is written before its name is on the disk"),
     unsynced("unsynced-log-batch", DISK_IMAGES, "batches are called synced when they are written"),
     unsynced("unsynced-recovered-end", DISK_IMAGES, "what recovery read from the cache is called durable"),
-    unsynced("unsynced-recycled-header", DISK_IMAGES, "a recycled file has its new name before its new header"),
+    unsynced(
+        "unsynced-recycled-header",
+        DISK_IMAGES,
+        "a recycled file has its new name before its new header",
+    ),
     unsynced(
         "unsynced-recycled-name",
         DISK_IMAGES,
@@ -327,9 +331,17 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-manifest", DISK_IMAGES, "a manifest has its name before its content"),
     unsynced("unsynced-manifest-name", DISK_IMAGES, "log space goes while the older manifest may come back"),
     unsynced("unsynced-found-manifest", DISK_IMAGES, "a manifest that was found may be the older one again"),
-    unsynced("manifest-before-log-sync", DISK_IMAGES, "logs may end before the start that a checkpoint notes"),
+    unsynced(
+        "manifest-before-log-sync",
+        DISK_IMAGES,
+        "logs may end before the start that a checkpoint notes",
+    ),
     unsynced("log-given-back-before-manifest", DISK_IMAGES, "log space goes before the checkpoint counts"),
-    unsynced("checkpoint-position-not-skipped", CHECKPOINTS, "a checkpoint's frames are replayed on top of it"),
+    unsynced(
+        "checkpoint-position-not-skipped",
+        CHECKPOINTS,
+        "a checkpoint's frames are replayed on top of it",
+    ),
     unsynced("latch-covers-one-log", LATCH, "a failed log refuses its own slots' writes only"),
     unsynced("unsynced-meta", DISK_IMAGES, "a boot begins before the disk has its number"),
     unsynced("unsynced-replacement", DISK_IMAGES, "a file's new name is there before its content"),

@@ -82,12 +82,12 @@ pub(crate) fn start(builder: &RuntimeBuilder) -> Result<Runtime, RuntimeError> {
     let (report, reports) = mpsc::channel();
     for index in 0..builder.cores {
         let (of_core, report) = (inner.clone(), report.clone());
-        let (spin_us, processor) = (builder.spin_us, processors.get(index).copied());
+        let (spin_us, processors) = (builder.spin_us, processors.clone());
         let thread = thread::Builder::new()
             .name(format!("{}-{index}", builder.name))
             .spawn(move || {
-                pin_to(processor);
-                run_core(&of_core, index, spin_us, &report);
+                pin_to(processors.get(index).copied());
+                run_core(&of_core, index, spin_us, &processors, &report);
             })
             .map_err(|source| RuntimeError::Thread { core: index, source })?;
         cores_of(&inner).threads.lock().push(thread);
@@ -121,7 +121,7 @@ fn ring_error(core: usize, source: io::Error) -> RuntimeError {
     }
 }
 
-/// The processors to pin `cores` threads to; none when there are not enough for all.
+/// The processors that `cores` threads may be pinned to, the first of them to the first; none when there are not enough for all.
 fn processors(cores: usize) -> Vec<usize> {
     let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
     let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
@@ -139,7 +139,7 @@ fn pin_to(processor: Option<usize>) {
 
 type Report = mpsc::Sender<(usize, io::Result<()>)>;
 
-fn run_core(inner: &Arc<Inner>, index: usize, spin_us: u32, report: &Report) {
+fn run_core(inner: &Arc<Inner>, index: usize, spin_us: u32, processors: &[usize], report: &Report) {
     let shared = inner.cores[index].clone();
     let ring = match Ring::new() {
         Ok(ring) => Rc::new(ring),
@@ -149,6 +149,11 @@ fn run_core(inner: &Arc<Inner>, index: usize, spin_us: u32, report: &Report) {
             return;
         }
     };
+    if !processors.is_empty()
+        && let Err(error) = ring.let_workers_run_on(processors)
+    {
+        tracing::warn!(core = index, %error, "the kernel's workers stay on their core's processor");
+    }
     let core = Rc::new(Core::new(shared, inner.clone(), Backend::Uring(ring.clone())));
     let _ = report.send((index, Ok(())));
     context::enter(&core, || {

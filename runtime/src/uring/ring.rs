@@ -86,6 +86,18 @@ impl Ring {
         })
     }
 
+    /// Where the kernel's workers may run, which do for this ring what cannot be done at once, such as syncs. Otherwise it is
+    /// where the thread that made the ring may: of a pinned one that is its own processor, which it keeps busy.
+    pub(crate) fn let_workers_run_on(&self, processors: &[usize]) -> io::Result<()> {
+        // SAFETY: it is a set of bits, and empty when they are all zero.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        for processor in processors {
+            // SAFETY: it sets a bit of the set, whose bounds it checks.
+            unsafe { libc::CPU_SET(*processor, &mut set) };
+        }
+        self.ring.borrow().submitter().register_iowq_aff(&set)
+    }
+
     fn build(defer: bool, cooperate: bool) -> io::Result<IoUring> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETION_ENTRIES).setup_clamp().dontfork();
