@@ -167,6 +167,7 @@ fn generations_terms_and_truncations_are_in_it() {
         let stream = engine.stream();
         stream.subscribe(slots[1], FIRST, version(3, 20)).unwrap();
         assert!(stream.subscribe(slots[1], FIRST, version(3, 25)).is_err(), "off the history");
+        drop(stream);
         engine.checkpoint_blocking().unwrap();
     }
 }
@@ -196,6 +197,7 @@ fn what_was_garbage_and_a_floor_stay_what_they_are() {
     // The deleted keys' tombstones are gone: who stands below has to start anew.
     let stream = engine.stream();
     assert!(stream.subscribe(slot, FIRST, version(1, 60)).is_err(), "below the floor");
+    drop(stream);
     for number in 0..50 {
         let _ = engine.keyspace(0).set(&key("x", number), &[41; 100]).unwrap();
     }
