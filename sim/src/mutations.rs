@@ -330,7 +330,7 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-checkpoint-data", DISK_IMAGES, "a manifest names data that the disk may not have"),
     unsynced("unsynced-manifest", DISK_IMAGES, "a manifest has its name before its content"),
     unsynced("unsynced-manifest-name", DISK_IMAGES, "log space goes while the older manifest may come back"),
-    unsynced("unsynced-found-manifest", DISK_IMAGES, "a manifest that was found may be the older one again"),
+    unsynced("unsynced-found-manifest", CHECKPOINTS, "a manifest that was found may be the older one again"),
     unsynced(
         "manifest-before-log-sync",
         DISK_IMAGES,

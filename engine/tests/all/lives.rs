@@ -178,7 +178,7 @@ async fn lives(control: Control, shared: Shared) {
 #[test]
 fn what_was_acknowledged_survives_every_life() {
     let (mut opens, mut acknowledgements, mut kept, mut not_kept, mut checkpoints) = (0, 0, 0, 0, 0);
-    for seed in 0..200 {
+    for seed in 0..100 {
         let sim = Sim::new(seed);
         let shared = Shared::default();
         sim.run_until(lives(sim.control(), shared.clone()));
@@ -189,7 +189,7 @@ fn what_was_acknowledged_survives_every_life() {
         acknowledgements += known.acknowledgements;
         (kept, not_kept) = (kept + known.kept, not_kept + known.not_kept);
     }
-    assert!(kept > 100 && not_kept > 100, "{kept} lives kept what was written, {not_kept} could not tell");
-    assert!(checkpoints > 300, "{checkpoints} checkpoints");
-    assert!(opens > 300 && acknowledgements > 3_000, "{opens} lives, {acknowledgements} acknowledgements");
+    assert!(kept > 50 && not_kept > 50, "{kept} lives kept what was written, {not_kept} could not tell");
+    assert!(checkpoints > 150, "{checkpoints} checkpoints");
+    assert!(opens > 150 && acknowledgements > 1_500, "{opens} lives, {acknowledgements} acknowledgements");
 }

@@ -32,7 +32,7 @@ const SCRIPTS: [Script; 3] = [
 ];
 
 /// Trials at each moment, unless asked for otherwise.
-const TRIALS: u64 = 3;
+const TRIALS: u64 = 2;
 /// Threads that try.
 const THREADS: usize = 2;
 
