@@ -30,6 +30,9 @@ const BUGS: [&str; 14] = [
     "log-given-back-before-manifest",
 ];
 
+/// Most bugs show at once. Those that need a kill at one of few moments may need more, as every change moves them.
+const TRIALS_MAX: u64 = 12;
+
 /// What is found wrong with the images of these runs, if each sync of that name is left out, in the run and in recoveries.
 fn found_with(bug: &'static str, scripts: &[Script]) -> Option<String> {
     let record = || {
@@ -39,7 +42,7 @@ fn found_with(bug: &'static str, scripts: &[Script]) -> Option<String> {
     let runs = std::panic::catch_unwind(record);
     activate(None);
     match runs {
-        Ok(runs) => run_all(&trials(&runs, 3), Some(bug)).err(),
+        Ok(runs) => run_all(&trials(&runs, TRIALS_MAX), Some(bug)).err(),
         Err(_) => Some("the run itself fails".into()),
     }
 }

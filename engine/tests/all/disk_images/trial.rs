@@ -110,8 +110,8 @@ impl Trial<'_> {
             tally.found_more += u64::from(*place > self.moment.synced[at]);
             tally.lost += u64::from(*place + 1 < self.span.history.0[at].len());
         }
-        // Opening is what costs: not every trial goes on.
-        if dice.below(4) == 0 {
+        // Opening is what costs: not every trial goes on. After a kill what counts is a power cut that follows.
+        if tally.kills > 0 || dice.below(5) == 0 {
             let history = self.write(&node, &engine, &mut dice)?;
             self.end_and_open_again(&sim, (node, engine), history, &mut dice)?;
             tally.opened_again += 1;
@@ -203,7 +203,7 @@ impl Trial<'_> {
     ) -> Result<(), String> {
         let control = sim.control();
         let mut least = vec![0; TAGS.len()];
-        match dice.below(4) {
+        match dice.below(5) {
             0 | 1 => {
                 let closing = engine.clone();
                 let closed = node.block_on(0, move || async move { closing.close().await });
@@ -211,7 +211,7 @@ impl Trial<'_> {
                 node.shutdown();
                 least[0] = 1;
             }
-            2 => control.cut_power(MACHINE, PowerLoss::All),
+            2 | 3 => control.cut_power(MACHINE, PowerLoss::All),
             _ => control.cut_power(MACHINE, PowerLoss::Seeded),
         }
         drop(engine);
