@@ -51,6 +51,8 @@ const fn unsynced(name: &'static str, test: &'static str, what: &'static str) ->
 const DISK_IMAGES: &str = "engine/tests/all/disk_images/bugs.rs";
 /// Where the files that a node keeps beside its engine lose their machine's power.
 const CONTROL_STORE: &str = "migrate/src/node/control_store/tests.rs";
+/// Where backups lose their machine's power, and damaged directories are repaired.
+const BACKUP_POWER: &str = "engine/tests/all/backup_power.rs";
 /// Where a life with checkpoints ends after each of its polls.
 const CHECKPOINTS: &str = "engine/tests/all/checkpoints/bugs.rs";
 /// Where logs fail.
@@ -346,6 +348,13 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-meta", DISK_IMAGES, "a boot begins before the disk has its number"),
     unsynced("unsynced-replacement", DISK_IMAGES, "a file's new name is there before its content"),
     unsynced("unsynced-replacement-name", CONTROL_STORE, "a replaced file may be the old one again"),
+    unsynced("unsynced-backup", BACKUP_POWER, "a backup has its name before its content"),
+    unsynced("unsynced-backup-name", BACKUP_POWER, "a backup that was said to be done may have no name"),
+    unsynced(
+        "repair-without-doubts",
+        BACKUP_POWER,
+        "a repair keeps what it cannot know to be the slot's latest",
+    ),
     unsynced("unsynced-genesis", CONTROL_STORE, "a node begins before the disk has its genesis"),
     unsynced("unsynced-membership", CONTROL_STORE, "a node joins before the disk has its number"),
     unsynced("unsynced-leaving", CONTROL_STORE, "a node says that it has left, and may forget it"),

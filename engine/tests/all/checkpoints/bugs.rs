@@ -15,8 +15,8 @@ use crate::common::{FIRST, key, own, slot_of, version};
 fn is_caught(bug: &'static str, how: End) -> bool {
     activate(Some(bug));
     let whole = run(1, None);
-    let caught =
-        whole.problem.is_some() || (1..whole.polls).rev().any(|poll| run(1, Some((poll, how))).problem.is_some());
+    let caught = whole.problem.is_some()
+        || (1..whole.polls).rev().any(|poll| run(1, Some((poll, how))).problem.is_some());
     activate(None);
     caught
 }
