@@ -12,7 +12,7 @@ use super::script::Script;
 use super::{SCRIPTS, run_all, trials};
 
 /// Syncs that the engine does not wait for, and other breaches of an order of writes, by the name of the bug. Those of
-/// other crates are tested there, and three more of checkpoints in `checkpoints/bugs.rs`.
+/// other crates are tested there, and two more of checkpoints in `checkpoints/bugs.rs`.
 const BUGS: [&str; 14] = [
     "unsynced-directory",
     "unsynced-log-file",
