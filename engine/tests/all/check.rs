@@ -88,19 +88,33 @@ fn batches(dir: &Path) -> Vec<(PathBuf, Vec<usize>)> {
 
 /// Flips a bit in the batch that holds `value`; returns the file and the batch's offset.
 fn damage(dir: &Path, value: &[u8]) -> (PathBuf, u64) {
+    damage_from_to(dir, value, value)
+}
+
+/// Flips a bit in every batch from the first one that holds `first` to the first one that holds `last`: writes that nobody
+/// waited for may lie in one batch or in several. Returns the file and the offset of the first of them.
+fn damage_from_to(dir: &Path, first: &[u8], last: &[u8]) -> (PathBuf, u64) {
+    let mut damaged = None;
     for (file, offsets) in batches(dir) {
         let mut bytes = std::fs::read(&file).unwrap();
         for (number, &from) in offsets.iter().enumerate() {
             let to = offsets.get(number + 1).copied().unwrap_or(bytes.len());
-            let found = bytes[from..to].windows(value.len()).position(|window| window == value);
-            if let Some(at) = found {
-                bytes[from + at] ^= 4;
+            let holds = |value: &[u8]| bytes[from..to].windows(value.len()).any(|window| window == value);
+            let is_last = holds(last);
+            if damaged.is_none() && !holds(first) {
+                continue;
+            }
+            // The first byte of the first frame.
+            bytes[from + 64] ^= 4;
+            damaged.get_or_insert((file.clone(), from as u64));
+            if is_last {
                 std::fs::write(&file, bytes).unwrap();
-                return (file, from as u64);
+                return damaged.unwrap();
             }
         }
+        std::fs::write(&file, bytes).unwrap();
     }
-    panic!("no batch holds the value");
+    panic!("no batch holds the values");
 }
 
 #[test]
@@ -159,7 +173,7 @@ fn a_torn_end_is_fine_and_said() {
     assert_eq!(report.logs[0].verdict, Verdict::Open { file, offset, why });
 }
 
-/// Keys in some slots, of which one batch is destroyed: before it, in it and behind it there are writes of slots.
+/// Keys in some slots, of which some writes in a row are destroyed: before, among and behind them there are writes of slots.
 fn damaged_directory(folder: &Path) -> (PathBuf, PathBuf, u64) {
     let dir = folder.join("data");
     let engine = small(&dir, 1);
@@ -176,7 +190,7 @@ fn damaged_directory(folder: &Path) -> (PathBuf, PathBuf, u64) {
     set(&engine, &key("older", 2), b"rests on the gap, too");
     let _ = engine.keyspace(0).set(&key("new", 1), b"begins behind").unwrap().wait_synced();
     drop(engine);
-    let (file, offset) = damage(&dir, b"new value in the gap");
+    let (file, offset) = damage_from_to(&dir, b"in the gap", b"new value in the gap");
     (dir, file, offset)
 }
 
