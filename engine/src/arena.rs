@@ -2,7 +2,7 @@
 //!
 //! A record's place is a `u32` offset in units of 4 bytes into this range, so the range has 16 GiB. How much of it may be
 //! used is bounded by a [`MemoryBudget`] that all arenas of an engine share. Freed blocks are merged with their
-//! neighbours, and whole pages of large ones go back to the system.
+//! neighbours, and whole chunks of large ones go back to the system.
 //!
 //! # The access rule
 //!
@@ -28,10 +28,15 @@ use crate::record::RECORD_ALIGN_BYTES;
 /// Blocks start at, and are sized in, multiples of this: a cache line.
 pub(crate) const LINE_BYTES: usize = 64;
 const PAGE_BYTES: usize = 4096;
-pub(crate) const PAGE_LINES: u32 = (PAGE_BYTES / LINE_BYTES) as u32;
+/// Memory goes back to the system in whole huge pages: a part of one would leave the rest to be found by small pages, and
+/// would soon be wanted again.
+const CHUNK_BYTES: usize = 2 << 20;
+pub(crate) const CHUNK_LINES: u32 = (CHUNK_BYTES / LINE_BYTES) as u32;
 /// The addresses that one arena reserves.
 pub(crate) const ARENA_BYTES: usize = 16 << 30;
 const ARENA_LINES: u32 = (ARENA_BYTES / LINE_BYTES) as u32;
+/// One chunk more, so that the arena can begin with a whole one.
+const MAPPED_BYTES: usize = ARENA_BYTES + CHUNK_BYTES;
 
 const _: () = assert!(
     ARENA_BYTES / RECORD_ALIGN_BYTES == 1 << 32,
@@ -58,10 +63,11 @@ pub struct OutOfMemory {
 pub(crate) struct MemoryBudget {
     max_bytes: AtomicU64,
     used_bytes: AtomicU64,
+    /// Writers of all cores look at it, and it hardly ever changes.
     is_tight: Apart<AtomicBool>,
 }
 
-/// On a cache line of its own: writers of all cores look at it, and it hardly ever changes.
+/// On cache lines of its own.
 #[repr(align(64))]
 struct Apart<T>(T);
 
@@ -126,9 +132,14 @@ impl MemoryBudget {
 
 /// One core's range of memory.
 pub(crate) struct Arena {
+    mapping: NonNull<u8>,
+    /// The first chunk of the mapping.
     base: NonNull<u8>,
+    /// The range for indexes; `None`: this is one.
+    tables: Option<Arc<Arena>>,
     budget: Arc<MemoryBudget>,
-    free: Mutex<FreeList>,
+    /// Apart from what is only read: its lock goes from core to core.
+    free: Apart<Mutex<FreeList>>,
 }
 
 // SAFETY: the arena is a range of addresses and a locked list; rules 1-3 say who touches which byte, whatever the thread.
@@ -137,17 +148,26 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Reserves the range. No memory is used yet.
+    /// Reserves the range, and one for indexes. No memory is used yet.
     pub(crate) fn reserve(budget: Arc<MemoryBudget>) -> std::io::Result<Arena> {
+        // What indexes take is charged by `charge.rs`, before they grow.
+        let tables = Arena::map(Arc::new(MemoryBudget::new(u64::MAX)), None)?;
+        Arena::map(budget, Some(Arc::new(tables)))
+    }
+
+    fn map(budget: Arc<MemoryBudget>, tables: Option<Arc<Arena>>) -> std::io::Result<Arena> {
         let (protection, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new anonymous mapping at an address of the kernel's choice; it replaces nothing.
-        let base =
-            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), ARENA_BYTES, protection, flags) }?;
-        want_huge_pages(base.expose_provenance(), ARENA_BYTES);
-        let base = NonNull::new(base.cast()).expect("mmap never returns null on success");
+        let mapping =
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), MAPPED_BYTES, protection, flags) }?;
+        let mapping = NonNull::new(mapping.cast::<u8>()).expect("mmap never returns null on success");
+        let skipped = mapping.as_ptr().align_offset(CHUNK_BYTES);
+        // SAFETY: the mapping is longer than the arena by a chunk, and less than one is skipped.
+        let base = unsafe { mapping.add(skipped) };
+        want_huge_pages(base.as_ptr().expose_provenance(), ARENA_BYTES);
         // Line 0 stays unused, so that offset 0 is never a record's.
-        Ok(Arena { base, budget, free: Mutex::new(FreeList::new(1..ARENA_LINES)) })
+        Ok(Arena { mapping, base, tables, budget, free: Apart(Mutex::new(FreeList::new(1..ARENA_LINES))) })
     }
 
     /// A block of at least `bytes`, rounded up to whole lines.
@@ -163,6 +183,18 @@ impl Arena {
         self.take(rounded(bytes))
     }
 
+    /// A block of so many lines for an index's table, from a range of its own: tables lie close together there, so that few
+    /// translations of addresses find all of them.
+    ///
+    /// A table's entry takes 4 to 22 bytes of a range that is as long as that of the records, and the shortest record takes 16
+    /// beside its entry, so there is always room, also for a table and the larger one that replaces it.
+    pub(crate) fn allocate_table(&self, lines: usize) -> Block {
+        let tables = self.tables.as_ref().expect("an arena of records has one of tables");
+        tables
+            .allocate_beyond(lines * LINE_BYTES)
+            .expect("tables take less room than the records that they are of")
+    }
+
     /// What all arenas of the engine share.
     pub(crate) fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
@@ -171,7 +203,7 @@ impl Arena {
     /// A block of so many bytes, which were charged.
     fn take(self: &Arc<Self>, rounded: usize) -> Result<Block, OutOfMemory> {
         let lines = rounded / LINE_BYTES;
-        let Some(line) = self.free.lock().take(lines as u32) else {
+        let Some(line) = self.free.0.lock().take(lines as u32) else {
             self.budget.credit(rounded as u64);
             return Err(self.budget.refusal(rounded as u64));
         };
@@ -189,12 +221,12 @@ impl Arena {
     }
 
     fn give(&self, line: u32, lines: u32) {
-        let mut free = self.free.lock();
+        let mut free = self.free.0.lock();
         if let Some(range) = free.give(line, lines) {
-            let first = (range.start as usize * LINE_BYTES).next_multiple_of(PAGE_BYTES);
-            let end = range.end as usize * LINE_BYTES / PAGE_BYTES * PAGE_BYTES;
+            let first = (range.start as usize * LINE_BYTES).next_multiple_of(CHUNK_BYTES);
+            let end = range.end as usize * LINE_BYTES / CHUNK_BYTES * CHUNK_BYTES;
             if first < end {
-                // SAFETY: rule 3: these pages lie in a free block, and the lock is held.
+                // SAFETY: rule 3: these chunks lie in a free block, and the lock is held.
                 let given = unsafe {
                     let start = self.base.add(first).as_ptr().cast();
                     rustix::mm::madvise(start, end - first, Advice::LinuxDontNeed)
@@ -212,7 +244,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: every block keeps its arena alive, so none is left (rule 1), and this is the mapping's whole range.
-        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), ARENA_BYTES) };
+        let unmapped = unsafe { rustix::mm::munmap(self.mapping.as_ptr().cast(), MAPPED_BYTES) };
         if let Err(error) = unmapped {
             tracing::warn!(%error, "an arena could not be unmapped");
         }
@@ -220,7 +252,7 @@ impl Drop for Arena {
 }
 
 fn rounded(bytes: usize) -> usize {
-    assert!(bytes > 0 && bytes < u32::MAX as usize - LINE_BYTES, "block sizes are the caller's to bound");
+    assert!(bytes > 0 && bytes <= ARENA_BYTES, "block sizes are the caller's to bound");
     bytes.next_multiple_of(LINE_BYTES)
 }
 
@@ -242,17 +274,15 @@ impl ArenaBase {
         unsafe { self.0.add(offset as usize * RECORD_ALIGN_BYTES) }
     }
 
-    /// Has the processor fetch a short record's lines.
-    pub(crate) fn prefetch(self, offset: u32) {
+    /// Has the processor fetch the lines of so many bytes.
+    #[inline]
+    pub(crate) fn prefetch(self, offset: u32, bytes: usize) {
         let first = self.address(offset).as_ptr();
-        for line in 0..PREFETCH_LINES {
-            prefetch_address(first.wrapping_add(line * LINE_BYTES));
+        for at in (0..bytes).step_by(LINE_BYTES) {
+            prefetch_address(first.wrapping_add(at));
         }
     }
 }
-
-/// A record of this many lines is fetched whole.
-const PREFETCH_LINES: usize = 3;
 
 /// Has the processor fetch what begins here, and does not wait for it.
 #[inline]
@@ -260,8 +290,9 @@ pub(crate) fn prefetch<T>(of: &T) {
     prefetch_address(std::ptr::from_ref(of).cast());
 }
 
+/// As [`prefetch`], of an address.
 #[inline]
-fn prefetch_address(address: *const u8) {
+pub(crate) fn prefetch_address(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -301,12 +332,23 @@ impl Block {
 
     /// How long it is now.
     pub(crate) fn bytes(&self) -> usize {
-        self.lines.load(Ordering::Relaxed) as usize * LINE_BYTES
+        self.lines() * LINE_BYTES
+    }
+
+    /// The same in lines.
+    #[inline]
+    pub(crate) fn lines(&self) -> usize {
+        self.lines.load(Ordering::Relaxed) as usize
     }
 
     /// Its first byte's address.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.arena.address(self.offset())
+    }
+
+    /// Where its arena begins.
+    pub(crate) fn base(&self) -> ArenaBase {
+        self.arena.base()
     }
 
     /// Gives back what lies beyond the first `bytes`, rounded up to a line. At least one line is kept.

@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use lockgate_runtime::sync::{Arc, Mutex};
 
-use crate::arena::{LINE_BYTES, prefetch};
+use crate::arena::{LINE_BYTES, prefetch, prefetch_address};
 use crate::slot::SlotState;
 
 /// The lock's own bytes, with the padding behind them.
@@ -33,6 +33,14 @@ impl SlotCell {
     /// Has the processor fetch the line that a lookup touches.
     pub(crate) fn prefetch(&self) {
         prefetch(self);
+    }
+
+    /// Has the processor fetch all lines, as a write touches most of them.
+    pub(crate) fn prefetch_all(&self) {
+        let first = std::ptr::from_ref(self).cast::<u8>();
+        for at in (0..size_of::<SlotCell>()).step_by(LINE_BYTES) {
+            prefetch_address(first.wrapping_add(at));
+        }
     }
 }
 

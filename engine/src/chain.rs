@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use lockgate_runtime::sync::Arc;
 
-use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory};
+use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory, prefetch};
 use crate::record::{Kind, Record};
 use crate::segment::{EXTENT_BYTES_MAX, Extent, PinnedRange, RecordOffset, Segment, Writer, record_at};
 use crate::types::{RangeHeader, Term, Version};
@@ -21,6 +21,8 @@ const SEGMENT_BYTES_MIN: u64 = 1024;
 /// compaction copies.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 
+/// A record of at most so many bytes is fetched whole.
+const PREFETCHED_BYTES: usize = 3 * LINE_BYTES;
 /// In a chain of at most so many segments each is looked at to find a record's.
 const SCANNED_MAX: usize = 64;
 
@@ -34,6 +36,8 @@ pub(crate) struct Link {
     pub(crate) id: u32,
     /// The segment itself.
     pub(crate) segment: Arc<Segment>,
+    /// Bytes of its records: what is published. Here too, so that nobody has to look into each segment of a chain.
+    pub(crate) bytes: u32,
     /// Bytes of its superseded values.
     pub(crate) dead_bytes: u32,
     /// Bytes of its records that are no values.
@@ -41,8 +45,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn new(first: u64, id: u32, segment: Arc<Segment>) -> Link {
-        Link { first, id, segment, dead_bytes: 0, tombstone_bytes: 0 }
+    fn new(first: u64, id: u32, segment: Arc<Segment>, bytes: usize) -> Link {
+        debug_assert_eq!(segment.published(), bytes);
+        Link { first, id, segment, bytes: bytes as u32, dead_bytes: 0, tombstone_bytes: 0 }
     }
 }
 
@@ -163,9 +168,9 @@ impl Chain {
         assert!(bytes <= EXTENT_BYTES_MAX, "the caller checks lengths");
         let is_extent = bytes as u64 > SEGMENT_BYTES_MAX;
         if let Some(tail) = &self.tail
-            && tail.segment().range() == range
+            && tail.range() == range
             && tail.room() >= bytes
-            && (!is_extent || tail.segment().published() == 0)
+            && (!is_extent || tail.is_empty())
         {
             return Ok(());
         }
@@ -211,24 +216,29 @@ impl Chain {
         fill: impl FnOnce(&mut [u8]) -> Result<T, E>,
     ) -> Result<(RecordOffset, T), E> {
         let tail = self.tail.as_mut().expect("room was reserved");
-        let is_new = tail.segment().published() == 0;
+        let is_new = tail.is_empty();
         let appended = tail.append(bytes, fill)?;
         if is_new {
             let segment = tail.segment().clone();
-            self.push(counter, segment);
+            self.push(counter, segment, bytes);
+        } else {
+            self.links.last_mut().expect("what was published has a link").bytes += bytes as u32;
         }
         self.record_bytes += bytes as u64;
         Ok(appended)
     }
 
-    fn push(&mut self, first: u64, segment: Arc<Segment>) {
+    fn push(&mut self, first: u64, segment: Arc<Segment>, bytes: usize) {
         if self.last_range() != Some(segment.range()) {
+            grow_snugly(&mut self.ranges);
             self.ranges.push((segment.range(), self.links.len()));
             self.note_ranges();
         }
         let id = self.name();
+        grow_snugly(&mut self.starts);
         self.starts.push(segment.first_place().get());
-        self.links.push(Link::new(first, id, segment));
+        grow_snugly(&mut self.links);
+        self.links.push(Link::new(first, id, segment, bytes));
     }
 
     fn name(&mut self) -> u32 {
@@ -242,18 +252,18 @@ impl Chain {
     pub(crate) fn up_to(&self, to: Version) -> Result<(Chain, Version), OutOfMemory> {
         let mut chain = Chain::new(self.arena.clone());
         let mut last = Version::ZERO;
-        for Link { first, segment, .. } in &self.links {
+        for Link { first, segment, bytes: length, .. } in &self.links {
             let (end, found) = segment.end_of(to);
             let Some(found) = found else { break };
             last = found;
-            let segment = if end == segment.published() {
+            let segment = if end == *length as usize {
                 segment.clone()
             } else {
                 snug(&self.arena, segment.range(), end, &[segment.bytes(0..end)], Arena::allocate)?
             };
             chain.segment_bytes += segment.block_bytes() as u64;
             chain.record_bytes += end as u64;
-            chain.push(*first, segment);
+            chain.push(*first, segment, end);
         }
         Ok((chain, last))
     }
@@ -286,11 +296,11 @@ impl Chain {
         let link = copy.iter().map(|segment| Link {
             dead_bytes,
             tombstone_bytes,
-            ..Link::new(first, id, segment.clone())
+            ..Link::new(first, id, segment.clone(), bytes)
         });
         for link in &self.links[run.clone()] {
             self.segment_bytes -= link.segment.block_bytes() as u64;
-            self.record_bytes -= link.segment.published() as u64;
+            self.record_bytes -= u64::from(link.bytes);
             self.dead_bytes -= u64::from(link.dead_bytes);
             self.tombstone_bytes -= u64::from(link.tombstone_bytes);
         }
@@ -338,8 +348,8 @@ impl Chain {
     pub(crate) fn supersede_all(&mut self, before: RecordOffset) {
         self.dead_bytes = 0;
         for link in &mut self.links {
-            let noted = link.segment.byte_of(before).unwrap_or_else(|| link.segment.published());
-            link.dead_bytes = noted as u32 - link.tombstone_bytes;
+            let noted = link.segment.byte_of(before).map_or(link.bytes, |at| at as u32);
+            link.dead_bytes = noted - link.tombstone_bytes;
             self.dead_bytes += u64::from(link.dead_bytes);
         }
     }
@@ -357,7 +367,7 @@ impl Chain {
     /// Each record of one of the segments, with its place.
     pub(crate) fn places_in(&self, link: usize) -> Vec<RecordOffset> {
         let segment = &self.links[link].segment;
-        self.places(segment.first_place(), segment.published())
+        self.places(segment.first_place(), self.links[link].bytes as usize)
     }
 
     /// How many records the segments hold.
@@ -366,8 +376,19 @@ impl Chain {
     }
 
     /// Has the processor fetch the first lines of the record at an offset that this chain gave out.
+    #[inline]
     pub(crate) fn prefetch(&self, offset: RecordOffset) {
-        self.base.prefetch(offset.get());
+        self.base.prefetch(offset.get(), PREFETCHED_BYTES);
+    }
+
+    /// Has the processor fetch what an append of so many bytes writes to.
+    pub(crate) fn prefetch_tail(&self, bytes: usize) {
+        if let Some(tail) = &self.tail {
+            tail.prefetch(bytes.min(PREFETCHED_BYTES));
+        }
+        if let Some(last) = self.links.last() {
+            prefetch(last);
+        }
     }
 
     /// The record at an offset that this chain gave out, and has not moved since.
@@ -455,7 +476,7 @@ impl Chain {
         match found {
             Some((at, _)) => (link, at),
             None if after < self.links.len() => (after, 0),
-            None => (link, segment.published()),
+            None => (link, self.links[link].bytes as usize),
         }
     }
 
@@ -468,8 +489,15 @@ impl Chain {
     pub(crate) fn find_kept(&self, place: Place) -> Option<(usize, usize)> {
         let link = self.links.partition_point(|link| link.first < place.first);
         let found = self.links.get(link).filter(|link| link.id == place.id)?;
-        debug_assert!(place.byte <= found.segment.published());
+        debug_assert!(place.byte <= found.bytes as usize);
         Some((link, place.byte))
+    }
+}
+
+/// Room for one more. A slot's lists are many, short and hardly ever grow: half empty ones would take more than they save.
+pub(crate) fn grow_snugly<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(1 + list.len() / 4);
     }
 }
 

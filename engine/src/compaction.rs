@@ -29,15 +29,19 @@ use crate::store::Store;
 use crate::types::{RangeHeader, Version};
 
 /// A slot is compacted when this part of its records is garbage...
-const GARBAGE_DIVISOR: u64 = 6;
+const GARBAGE_DIVISOR: u64 = 5;
 /// ... or this part, when memory is short...
 const TIGHT_GARBAGE_DIVISOR: u64 = 32;
 /// ... and no sooner than there is so much of it.
 const GARBAGE_BYTES_MIN: u64 = 256;
 /// A recovery is not told for less.
 const UNTOLD_BYTES_MIN: u64 = 512;
-/// A segment is worth a copy when this part of it is garbage.
+/// A segment is worth a copy when this part of it is garbage...
 const WORTH_DIVISOR: u64 = 8;
+/// ... and joins the copy of its neighbour when this part of it is: what is copied too early was copied in vain.
+const JOIN_DIVISOR: u64 = 4;
+/// Segments of this part of what their chain holds join their neighbours' copies, so that there are not too many of them.
+const SMALL_DIVISOR: u64 = 16;
 /// So many segments are looked at in one step without finding anything that may go.
 const TRIED_MAX: usize = 8;
 /// Writes above the watermark that are looked at for what they supersede. With more of them the compaction waits.
@@ -158,7 +162,7 @@ impl Store {
             let Some(run) = self.choose(boundary, &tried) else { return Ok(None) };
             let rest = self.rest_of(run.clone(), limits, undo_floor.counter, &unstable);
             let links = &self.chain().links()[run.clone()];
-            let before: usize = links.iter().map(|link| link.segment.published()).sum();
+            let before: usize = links.iter().map(|link| link.bytes as usize).sum();
             if rest.bytes < before {
                 break (run, rest, before);
             }
@@ -206,7 +210,7 @@ impl Store {
         let mut first = None;
         let mut is_clean = true;
         for (at, link) in links[..=boundary].iter().enumerate() {
-            let bytes = link.segment.published() as u64;
+            let bytes = u64::from(link.bytes);
             let garbage =
                 u64::from(link.dead_bytes) + if is_clean { u64::from(link.tombstone_bytes) } else { 0 };
             is_clean &= link.dead_bytes == 0;
@@ -215,11 +219,17 @@ impl Store {
                 || at + 1 < links.len()
                 || garbage * 2 >= bytes
                 || bytes * 4 >= self.chain().record_bytes();
-            if garbage == 0 || !is_ripe || tried.contains(&at) || !self.chain().is_unpinned(at) {
+            let is_first = first.is_none();
+            let is_best = best.is_none_or(|(most, of, _)| garbage * of > most * bytes);
+            if garbage == 0 || !is_ripe || !(is_first || is_best) || tried.contains(&at) {
+                continue;
+            }
+            // Last, as it takes a look into the segment.
+            if !self.chain().is_unpinned(at) {
                 continue;
             }
             first = first.or(Some(at));
-            if best.is_none_or(|(most, of, _)| garbage * of > most * bytes) {
+            if is_best {
                 best = Some((garbage, bytes, at));
             }
         }
@@ -234,17 +244,17 @@ impl Store {
         let links = self.chain().links();
         let rest = |at: usize| {
             let link = &links[at];
-            link.segment.published() as u64 - u64::from(link.dead_bytes)
+            u64::from(link.bytes) - u64::from(link.dead_bytes)
         };
-        let small = (self.chain().segment_bytes() / 32).min(SEGMENT_BYTES_MAX / 2);
+        let small = (self.chain().segment_bytes() / SMALL_DIVISOR).min(SEGMENT_BYTES_MAX / 2);
         let range = links[at].segment.range();
         let mut total = rest(at);
         let mut joins = |next: usize| {
             let link = &links[next];
-            let bytes = link.segment.published() as u64;
-            let fits = link.segment.range() == range
-                && total + rest(next) <= SEGMENT_BYTES_MAX
-                && (u64::from(link.dead_bytes) * WORTH_DIVISOR >= bytes || bytes <= small)
+            let bytes = u64::from(link.bytes);
+            let fits = total + rest(next) <= SEGMENT_BYTES_MAX
+                && (u64::from(link.dead_bytes) * JOIN_DIVISOR >= bytes || bytes <= small)
+                && link.segment.range() == range
                 && self.chain().is_unpinned(next);
             if fits {
                 total += rest(next);

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// Freed memory is given back to the system from merged blocks of at least this many lines (64 KiB).
-pub(crate) const GIVE_BACK_LINES_MIN: u32 = 1024;
+use crate::arena::CHUNK_LINES;
+
 /// Blocks of fewer lines have a bin for each size.
 const LARGE_LINES_MIN: u32 = 1024;
 /// A bin may have so many stale entries beside as many as it has blocks.
@@ -67,7 +67,7 @@ impl FreeList {
         Some(start)
     }
 
-    /// Gives lines back, and says which of the memory around them should now go back to the system, if any.
+    /// Gives lines back, and says of which of the memory around them whole chunks should now go back to the system, if any.
     #[must_use]
     pub(crate) fn give(&mut self, start: u32, lines: u32) -> Option<Range<u32>> {
         assert!(lines > 0, "an empty block has no place");
@@ -80,7 +80,7 @@ impl FreeList {
             let before_lines = from - before;
             self.remove(before, before_lines);
             from = before;
-            if before_lines < GIVE_BACK_LINES_MIN {
+            if before_lines < CHUNK_LINES {
                 unbacked.start = before;
             }
         }
@@ -88,15 +88,15 @@ impl FreeList {
             let after_lines = self.lines_at(to);
             self.remove(to, after_lines);
             to += after_lines;
-            if after_lines < GIVE_BACK_LINES_MIN {
+            if after_lines < CHUNK_LINES {
                 unbacked.end = to;
             }
         }
         self.insert(from, to - from);
-        (to - from >= GIVE_BACK_LINES_MIN).then(|| {
-            // A page that the block only now covers as a whole may begin before, or end after, what was freed.
-            let page = crate::arena::PAGE_LINES;
-            unbacked.start.saturating_sub(page).max(from)..unbacked.end.saturating_add(page).min(to)
+        (to - from >= CHUNK_LINES).then(|| {
+            // A chunk that the block only now covers as a whole may begin before, or end after, what was freed.
+            unbacked.start.saturating_sub(CHUNK_LINES).max(from)
+                ..unbacked.end.saturating_add(CHUNK_LINES).min(to)
         })
     }
 
@@ -252,16 +252,19 @@ mod tests {
 
     #[test]
     fn large_blocks_are_given_back_with_what_merged() {
-        let mut list = FreeList::new(0..100_000);
-        let blocks: Vec<u32> = (0..100).map(|_| list.take(100).unwrap()).collect();
-        assert!(list.give(blocks[0], 100).is_none());
-        for block in &blocks[1..10] {
-            assert!(list.give(*block, 100).is_none(), "1,000 lines are not enough yet");
+        let tenth = CHUNK_LINES.div_ceil(10);
+        let mut list = FreeList::new(0..100 * tenth);
+        let blocks: Vec<u32> = (0..100).map(|_| list.take(tenth).unwrap()).collect();
+        for block in &blocks[..9] {
+            assert!(list.give(*block, tenth).is_none(), "that is not a chunk yet");
         }
-        let given = list.give(blocks[10], 100).unwrap();
-        assert_eq!(given, 0..1100, "the small blocks that merged were never given back before");
-        let given = list.give(blocks[11], 100).unwrap();
-        assert_eq!(given, 1100 - crate::arena::PAGE_LINES..1200, "what was given back before is left alone");
+        let given = list.give(blocks[9], tenth).unwrap();
+        assert_eq!(given, 0..10 * tenth, "the small blocks that merged were never given back before");
+        for block in &blocks[10..25] {
+            let _ = list.give(*block, tenth);
+        }
+        let given = list.give(blocks[25], tenth).unwrap();
+        assert_eq!(given, 25 * tenth - CHUNK_LINES..26 * tenth, "what was given back before is left alone");
     }
 
     #[test]

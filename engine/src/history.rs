@@ -2,6 +2,7 @@
 //!
 //! Invariants: terms strictly increase, first counters never decrease; a term's writes end where the next term begins.
 
+use crate::chain::grow_snugly;
 use crate::types::{Term, Version};
 
 /// A slot's terms. Few: one per owner that wrote.
@@ -29,10 +30,12 @@ impl History {
             let (later, start) = self.starts.pop().expect("just seen");
             assert!(later == term || start > last.counter, "a term with writes is not taken back");
             if later == term && start <= last.counter {
+                grow_snugly(&mut self.starts);
                 self.starts.push((later, start));
                 return;
             }
         }
+        grow_snugly(&mut self.starts);
         self.starts.push((term, first));
     }
 

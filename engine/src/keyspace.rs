@@ -64,10 +64,14 @@ impl Keyspace {
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, OpError> {
         check_key(key)?;
-        let (slot, hash) = (Slot::of_key(key), self.hash(key));
+        let slot = Slot::of_key(key);
+        let cell = self.engine.slot(slot);
+        // Fetched while an earlier get of this thread still waits for its record: a lock would not be.
+        cell.prefetch();
+        let hash = self.hash(key);
         let mut found = Ok(None);
         {
-            let held = self.engine.slot(slot).lock();
+            let held = cell.lock();
             held.check_readable()?;
             match (held.glance(self.number, key, hash), &mut found) {
                 (Glance::Live(place, record), Ok(out)) => {
@@ -91,9 +95,12 @@ impl Keyspace {
         see: impl FnOnce(Option<&[u8]>, Version) -> T,
     ) -> Result<T, OpError> {
         check_key(key)?;
-        let (slot, hash) = (Slot::of_key(key), self.hash(key));
+        let slot = Slot::of_key(key);
+        let cell = self.engine.slot(slot);
+        cell.prefetch();
+        let hash = self.hash(key);
         {
-            let held = self.engine.slot(slot).lock();
+            let held = cell.lock();
             held.check_readable()?;
             match held.glance(self.number, key, hash) {
                 Glance::Absent => return Ok(see(None, held.version())),
@@ -174,6 +181,7 @@ impl Keyspace {
         check_key(key)?;
         check_value(value)?;
         let slot = Slot::of_key(key);
+        self.engine.slot(slot).prefetch_all();
         let log = self.engine.home_log(slot);
         let reservation = log
             .reserve(encoded_bytes(false, key.len(), value.len()))

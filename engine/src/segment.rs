@@ -27,7 +27,7 @@ use lockgate_runtime::IoBuf;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU32, Ordering};
 
-use crate::arena::{ArenaBase, Block, LINE_BYTES};
+use crate::arena::{ArenaBase, Block, LINE_BYTES, prefetch};
 use crate::record::{self, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record};
 use crate::types::{RangeHeader, Version};
 
@@ -176,14 +176,25 @@ impl Extent {
 }
 
 /// The only one that appends to a segment.
+///
+/// It knows what it needs for that without a look into the segment, which lies elsewhere.
 pub(crate) struct Writer {
     segment: Arc<Segment>,
+    base: ArenaBase,
+    /// Where the segment begins.
+    first: RecordOffset,
+    /// What is published, and what there is room for, in bytes.
+    at: u32,
+    capacity: u32,
+    range: RangeHeader,
 }
 
 impl Writer {
     /// A new segment in this block.
     pub(crate) fn new(block: Block, range: RangeHeader) -> Writer {
-        Writer { segment: Arc::new(Segment { block, range, published: AtomicU32::new(0) }) }
+        let (base, first, capacity) = (block.base(), RecordOffset(block.offset()), block.bytes() as u32);
+        let segment = Arc::new(Segment { block, range, published: AtomicU32::new(0) });
+        Writer { segment, base, first, at: 0, capacity, range }
     }
 
     /// A new segment where an extent is. Nothing of it is published yet: it is appended like anything else, by somebody who
@@ -197,9 +208,25 @@ impl Writer {
         &self.segment
     }
 
+    /// What the records' versions count from.
+    pub(crate) fn range(&self) -> RangeHeader {
+        self.range
+    }
+
+    /// Whether nothing is published yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at == 0
+    }
+
     /// How many bytes still fit.
     pub(crate) fn room(&self) -> usize {
-        self.segment.block.bytes() - self.segment.published()
+        (self.capacity - self.at) as usize
+    }
+
+    /// Has the processor fetch what the next append of so many bytes writes to.
+    pub(crate) fn prefetch(&self, bytes: usize) {
+        prefetch(&*self.segment);
+        self.base.prefetch(self.first.after(self.at as usize).0, bytes);
     }
 
     /// Appends `bytes` of whole records, written by `fill`, and publishes them. If `fill` fails or panics nothing is
@@ -209,21 +236,22 @@ impl Writer {
         bytes: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<T, E>,
     ) -> Result<(RecordOffset, T), E> {
-        let (segment, at) = (&self.segment, self.segment.published());
         assert!(
             bytes > 0 && self.room() >= bytes && bytes.is_multiple_of(RECORD_ALIGN_BYTES),
             "room was reserved"
         );
+        let place = self.first.after(self.at as usize);
         // SAFETY: rules 2 and 3: these bytes lie in the block behind `published`, and `&mut self` is the only writer.
-        let out = unsafe { slice::from_raw_parts_mut(segment.block.start().as_ptr().add(at), bytes) };
+        let out = unsafe { slice::from_raw_parts_mut(self.base.address(place.0).as_ptr(), bytes) };
         let filled = fill(out)?;
-        segment.published.store((at + bytes) as u32, Ordering::Release);
-        Ok((segment.first_place().after(at), filled))
+        self.at += bytes as u32;
+        self.segment.published.store(self.at, Ordering::Release);
+        Ok((place, filled))
     }
 
     /// Ends the writing: what was not used goes back to the arena.
     pub(crate) fn seal(self) -> Arc<Segment> {
-        self.segment.block.shrink(self.segment.published());
+        self.segment.block.shrink(self.at as usize);
         self.segment
     }
 }

@@ -236,8 +236,11 @@ impl SlotState {
         debug_assert!(self.gate == Gate::Owned || self.ends_keys(), "only an owner writes");
         let (range, delta) = self.next();
         let new = NewRecord { delta, ..new };
+        let (hash, bytes) = (self.store.hash_of(new.keyspace, new.key), new.encoded_bytes());
+        self.store.prefetch_write(hash, bytes);
         let out_of_memory = |source| OpError::OutOfMemory { slot: self.slot, source };
-        self.store.reserve_for(range, &[new], new.encoded_bytes()).map_err(out_of_memory)?;
+        self.store.reserve_for(range, &[new], bytes).map_err(out_of_memory)?;
+        self.store.prefetch_record(hash);
         let frame = self.frame(FRAME_DATA, range);
         self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
         Ok(self.wrote(range.base + u64::from(delta)))

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::arena::{Arena, OutOfMemory};
-use crate::chain::Chain;
+use crate::chain::{Chain, grow_snugly};
 use crate::charge::Charge;
 use crate::extent::FilledRecord;
 use crate::index::{Index, KeyHasher};
@@ -108,7 +108,12 @@ impl Store {
 
     /// The hash of a record's key.
     pub(crate) fn hash(&self, record: &Record<'_>) -> u64 {
-        self.hasher.hash(record.keyspace, record.key)
+        self.hash_of(record.keyspace, record.key)
+    }
+
+    /// The hash of a key.
+    pub(crate) fn hash_of(&self, keyspace: u8, key: &[u8]) -> u64 {
+        self.hasher.hash(keyspace, key)
     }
 
     /// Whether the record at this place, with a key of this hash, is its key's live one.
@@ -182,7 +187,25 @@ impl Store {
     /// As [`find`](Store::find), for a key whose hash is known already.
     #[inline]
     pub(crate) fn find_hashed(&self, hash: u64, keyspace: u8, key: &[u8]) -> Option<RecordOffset> {
-        self.index.find(hash, |place| is_key(&self.chain, place, keyspace, key))
+        self.index.find(hash, |place| {
+            // The key is hardly ever another one: its value, in the lines behind, is on its way while the key is compared.
+            self.chain.prefetch(place);
+            is_key(&self.chain, place, keyspace, key)
+        })
+    }
+
+    /// Has the processor fetch what writing a record of so many bytes touches, so that it need not wait for one part after
+    /// the other. In two steps: where the key's record is now can only be guessed once the index is there.
+    pub(crate) fn prefetch_write(&self, hash: u64, bytes: usize) {
+        self.index.prefetch(hash);
+        self.chain.prefetch_tail(bytes);
+    }
+
+    /// The second step.
+    pub(crate) fn prefetch_record(&self, hash: u64) {
+        if let Some(place) = self.index.first_guess(hash) {
+            self.chain.prefetch(place);
+        }
     }
 
     /// The hash of the key of the record at this place.
@@ -279,7 +302,7 @@ impl Store {
         let lines = Index::lines_for(keys as usize);
         self.charge.raise_to(Index::bytes_of(lines))?;
         let (chain, hasher) = (&self.chain, &self.hasher);
-        self.index.grow_to(lines, |place| hash_at(chain, hasher, place));
+        self.index.grow_to(lines, chain.arena(), |place| hash_at(chain, hasher, place));
         Ok(())
     }
 
@@ -292,7 +315,7 @@ impl Store {
         let lines = Index::lines_for(self.index.len() + self.index.len() / 2 + 1);
         if self.charge.raise_to(Index::bytes_of(lines)).is_ok() {
             let (chain, hasher) = (&self.chain, &self.hasher);
-            self.index.grow_to(lines, |place| hash_at(chain, hasher, place));
+            self.index.grow_to(lines, chain.arena(), |place| hash_at(chain, hasher, place));
         }
     }
 
@@ -327,10 +350,12 @@ impl Store {
         let hash = hasher.hash(record.keyspace, record.key);
         let same = |other| is_key(chain, other, record.keyspace, record.key);
         let before = match record.kind {
-            Kind::Put => self.index.set(hash, place, same, |other| hash_at(chain, hasher, other)),
+            Kind::Put => {
+                self.index.set(hash, place, same, chain.arena(), |other| hash_at(chain, hasher, other))
+            }
             _ => {
                 let removed = self.index.remove(hash, same);
-                if self.index.shrink(|other| hash_at(chain, hasher, other)) {
+                if self.index.shrink(chain.arena(), |other| hash_at(chain, hasher, other)) {
                     self.charge.lower_to(self.index.bytes());
                 }
                 removed
@@ -395,7 +420,7 @@ impl Store {
             assert!(removed, "just seen");
             self.forget(place);
         }
-        self.index.shrink(|place| hash_at(&self.chain, &self.hasher, place));
+        self.index.shrink(self.chain.arena(), |place| hash_at(&self.chain, &self.hasher, place));
         self.charge.lower_to(self.index.bytes());
     }
 
@@ -434,6 +459,7 @@ fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool 
 
 fn count(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {
     let at = counts.binary_search_by_key(&record.keyspace, |(of, _)| *of).unwrap_or_else(|at| {
+        grow_snugly(counts);
         counts.insert(at, (record.keyspace, Count::default()));
         at
     });

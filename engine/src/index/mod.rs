@@ -16,6 +16,7 @@
 //! on the calls and the hashes alone.
 
 mod line;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,8 @@ use std::ops::ControlFlow;
 use foldhash::fast::FixedState;
 
 use self::line::{LINE_ENTRIES, Line};
-use crate::arena::prefetch;
+use self::table::Table;
+use crate::arena::{Arena, prefetch};
 use crate::segment::RecordOffset;
 
 /// How full a table becomes before it grows, in eighths of its room.
@@ -59,7 +61,7 @@ impl KeyHasher {
 /// The table.
 #[derive(Default)]
 pub(crate) struct Index {
-    lines: Box<[Line]>,
+    table: Table,
     entries: usize,
 }
 
@@ -93,13 +95,14 @@ impl Index {
 
     /// Memory that the table takes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val::<[Line]>(&self.lines)
+        Index::bytes_of(self.lines().len())
     }
 
     /// How much more memory the table takes after the next new key: zero while there is room. While it grows the old lines
     /// are there as well.
     pub(crate) fn growth_bytes(&self) -> usize {
-        if self.has_room() { 0 } else { (grown(self.lines.len()) - self.lines.len()) * size_of::<Line>() }
+        let lines = self.lines().len();
+        if self.has_room() { 0 } else { Index::bytes_of(grown(lines) - lines) }
     }
 
     /// How many lines have room for so many keys.
@@ -114,32 +117,32 @@ impl Index {
 
     /// Whether the table will soon have to grow.
     pub(crate) fn is_nearly_full(&self) -> bool {
-        self.entries + LINE_ENTRIES / 2 >= entries_max(self.lines.len())
+        self.entries + LINE_ENTRIES / 2 >= entries_max(self.lines().len())
     }
 
     /// Gives the table at least so many lines.
-    pub(crate) fn grow_to(&mut self, lines: usize, hash_of: impl Fn(RecordOffset) -> u64) {
-        if lines > self.lines.len() {
-            self.resize(lines, hash_of);
+    pub(crate) fn grow_to(&mut self, lines: usize, arena: &Arena, hash_of: impl Fn(RecordOffset) -> u64) {
+        if lines > self.lines().len() {
+            self.resize(lines, arena, hash_of);
         }
     }
 
     /// The entry with this hash that `is_key` accepts.
     #[inline]
     pub(crate) fn find(&self, hash: u64, is_key: impl Fn(RecordOffset) -> bool) -> Option<RecordOffset> {
-        self.locate(hash, is_key).map(|found| self.lines[found.line].place(found.position))
+        self.locate(hash, is_key).map(|found| self.lines()[found.line].place(found.position))
     }
 
     /// Has the processor fetch the line where a lookup of this hash begins.
     pub(crate) fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.lines.get(self.home(hash)) {
+        if let Some(line) = self.lines().get(self.home(hash)) {
             prefetch(line);
         }
     }
 
     /// The first entry that a lookup of this hash would look at, if there is one in its home.
     pub(crate) fn first_guess(&self, hash: u64) -> Option<RecordOffset> {
-        let line = self.lines.get(self.home(hash))?;
+        let line = self.lines().get(self.home(hash))?;
         line.with_tag(tag_of(hash)).next().map(|position| line.place(position))
     }
 
@@ -149,16 +152,17 @@ impl Index {
         hash: u64,
         place: RecordOffset,
         is_key: impl Fn(RecordOffset) -> bool,
+        arena: &Arena,
         hash_of: impl Fn(RecordOffset) -> u64,
     ) -> Option<RecordOffset> {
         if let Some(found) = self.locate(hash, is_key) {
-            let line = &mut self.lines[found.line];
+            let line = &mut self.table.lines_mut()[found.line];
             let before = line.place(found.position);
             line.put(found.position, tag_of(hash), place);
             return Some(before);
         }
         if !self.has_room() {
-            self.resize(grown(self.lines.len()), hash_of);
+            self.resize(grown(self.lines().len()), arena, hash_of);
         }
         self.insert(hash, place);
         self.entries += 1;
@@ -172,7 +176,7 @@ impl Index {
         is_key: impl Fn(RecordOffset) -> bool,
     ) -> Option<RecordOffset> {
         let found = self.locate(hash, is_key)?;
-        let place = self.lines[found.line].place(found.position);
+        let place = self.lines()[found.line].place(found.position);
         self.clear(found);
         Some(place)
     }
@@ -185,7 +189,7 @@ impl Index {
     /// Points the entry for exactly `from` to `to`. False: there is none.
     pub(crate) fn relocate(&mut self, hash: u64, from: RecordOffset, to: RecordOffset) -> bool {
         let Some(found) = self.locate_place(hash, from) else { return false };
-        self.lines[found.line].put(found.position, tag_of(hash), to);
+        self.table.lines_mut()[found.line].put(found.position, tag_of(hash), to);
         true
     }
 
@@ -197,17 +201,17 @@ impl Index {
     }
 
     /// Gives memory back if the table has become much too large, and says whether it was. To be called after removals.
-    pub(crate) fn shrink(&mut self, hash_of: impl Fn(RecordOffset) -> u64) -> bool {
-        let (before, room) = (self.lines.len(), self.lines.len() * LINE_ENTRIES);
+    pub(crate) fn shrink(&mut self, arena: &Arena, hash_of: impl Fn(RecordOffset) -> u64) -> bool {
+        let (before, room) = (self.lines().len(), self.lines().len() * LINE_ENTRIES);
         if self.entries == 0 {
-            self.lines = Box::default();
+            self.table = Table::default();
         } else if self.entries * 8 < room * LOAD_EIGHTHS_MIN {
             let lines = (self.entries * 8).div_ceil(LINE_ENTRIES * LOAD_EIGHTHS_SHRUNK);
-            if lines < self.lines.len() {
-                self.resize(lines, hash_of);
+            if lines < before {
+                self.resize(lines, arena, hash_of);
             }
         }
-        self.lines.len() < before
+        self.lines().len() < before
     }
 
     /// Visits the entries with hashes from `from` on in the order of their hashes, and of their places where those are
@@ -219,7 +223,7 @@ impl Index {
         mut visit: impl FnMut(u64, RecordOffset) -> ControlFlow<()>,
     ) {
         let mut of_home = Vec::with_capacity(LINE_ENTRIES);
-        for home in self.home(from)..self.lines.len() {
+        for home in self.home(from)..self.lines().len() {
             for (_, line) in self.probe(home) {
                 let places = line.entries().map(|position| line.place(position));
                 let hashed = places.map(|place| (hash_of(place), place));
@@ -235,28 +239,34 @@ impl Index {
     }
 
     fn has_room(&self) -> bool {
-        self.entries < entries_max(self.lines.len())
+        self.entries < entries_max(self.lines().len())
     }
 
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.lines.len() as u64) >> 32) as usize
+        (((hash >> 32) * self.lines().len() as u64) >> 32) as usize
+    }
+
+    #[inline]
+    fn lines(&self) -> &[Line] {
+        self.table.lines()
     }
 
     /// The lines where an entry with this home can be.
     fn probe(&self, home: usize) -> impl Iterator<Item = (usize, &Line)> {
-        let lines = self.lines[home..].iter().chain(&self.lines[..home]);
-        let numbers = (home..self.lines.len()).chain(0..home);
+        let lines = self.lines();
+        let numbers = (home..lines.len()).chain(0..home);
+        let lines = lines[home..].iter().chain(&lines[..home]);
         let mut goes_on = true;
         numbers.zip(lines).take_while(move |(_, line)| std::mem::replace(&mut goes_on, line.overflows > 0))
     }
 
     #[inline]
     fn locate(&self, hash: u64, is_key: impl Fn(RecordOffset) -> bool) -> Option<Found> {
-        let (home, tag) = (self.home(hash), tag_of(hash));
+        let (lines, home, tag) = (self.lines(), self.home(hash), tag_of(hash));
         let mut at = home;
         loop {
-            let line = self.lines.get(at)?;
+            let line = lines.get(at)?;
             for position in line.with_tag(tag) {
                 if is_key(line.place(position)) {
                     return Some(Found { home, line: at, position });
@@ -277,14 +287,14 @@ impl Index {
     }
 
     fn after(&self, line: usize) -> usize {
-        if line + 1 == self.lines.len() { 0 } else { line + 1 }
+        if line + 1 == self.lines().len() { 0 } else { line + 1 }
     }
 
     /// There must be room, and no entry for the key.
     fn insert(&mut self, hash: u64, place: RecordOffset) {
         let mut at = self.home(hash);
         loop {
-            let line = &mut self.lines[at];
+            let line = &mut self.table.lines_mut()[at];
             if let Some(position) = line.room() {
                 line.put(position, tag_of(hash), place);
                 return;
@@ -297,17 +307,17 @@ impl Index {
     fn clear(&mut self, found: Found) {
         let mut passed = found.home;
         while passed != found.line {
-            self.lines[passed].overflows -= 1;
+            self.table.lines_mut()[passed].overflows -= 1;
             passed = self.after(passed);
         }
-        self.lines[found.line].clear(found.position);
+        self.table.lines_mut()[found.line].clear(found.position);
         self.entries -= 1;
     }
 
-    fn resize(&mut self, lines: usize, hash_of: impl Fn(RecordOffset) -> u64) {
+    fn resize(&mut self, lines: usize, arena: &Arena, hash_of: impl Fn(RecordOffset) -> u64) {
         debug_assert!(self.entries <= entries_max(lines), "all entries have room");
-        let old = std::mem::replace(&mut self.lines, vec![Line::EMPTY; lines].into_boxed_slice());
-        for line in &old {
+        let old = std::mem::replace(&mut self.table, Table::new(arena, lines));
+        for line in old.lines() {
             for position in line.entries() {
                 let place = line.place(position);
                 self.insert(hash_of(place), place);

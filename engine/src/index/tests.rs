@@ -1,10 +1,17 @@
 //! The index against a map, with good hashes and with the worst.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
+use lockgate_runtime::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arena::MemoryBudget;
+
+/// Of all tables of these tests.
+static ARENA: LazyLock<Arena> =
+    LazyLock::new(|| Arena::reserve(Arc::new(MemoryBudget::new(0))).expect("addresses are free"));
 
 /// Stands for the records: what is at a place is (key, hash).
 #[derive(Default)]
@@ -47,8 +54,13 @@ impl Checked {
         let hash = (self.hash)(key);
         let place = self.records.new_place(key, hash);
         let (records, bytes, growth) = (&self.records, self.index.bytes(), self.index.growth_bytes());
-        let before =
-            self.index.set(hash, place, |other| records.is(other, key), |other| records.hash_of(other));
+        let before = self.index.set(
+            hash,
+            place,
+            |other| records.is(other, key),
+            &ARENA,
+            |other| records.hash_of(other),
+        );
         assert_eq!(before, self.model.insert(key, place));
         let expected = if before.is_none() { bytes + growth } else { bytes };
         assert_eq!(self.index.bytes(), expected, "growth is foretold");
@@ -58,7 +70,7 @@ impl Checked {
         let (records, hash) = (&self.records, (self.hash)(key));
         let removed = self.index.remove(hash, |other| records.is(other, key));
         assert_eq!(removed, self.model.remove(&key));
-        self.index.shrink(|other| records.hash_of(other));
+        self.index.shrink(&ARENA, |other| records.hash_of(other));
     }
 
     fn remove_place(&mut self, key: u32) {
@@ -107,12 +119,12 @@ impl Checked {
         if self.index.entries == 0 {
             return;
         }
-        let overflows: u64 = self.index.lines.iter().map(|line| u64::from(line.overflows)).sum();
-        let lines = self.index.lines.len();
+        let overflows: u64 = self.index.lines().iter().map(|line| u64::from(line.overflows)).sum();
+        let lines = self.index.lines().len();
         let distance = |at: usize, home: usize| (at + lines - home) % lines;
         let passed: usize = self
             .index
-            .lines
+            .lines()
             .iter()
             .enumerate()
             .flat_map(|(at, line)| line.entries().map(move |position| (at, line.place(position))))
@@ -171,7 +183,7 @@ proptest! {
                 Step::Find(key) => checked.find(key),
                 Step::Shrink => {
                     let Checked { index, records, .. } = &mut checked;
-                    index.shrink(|place| records.hash_of(place));
+                    index.shrink(&ARENA, |place| records.hash_of(place));
                 }
             }
         }
@@ -207,8 +219,8 @@ fn a_table_does_not_wear_out() {
         assert_eq!(checked.index.bytes(), bytes, "as many keys take as much memory");
         checked.check(3_200);
         (3_000..3_100).for_each(|key| checked.remove_place(key));
-        assert!(checked.index.lines.iter().all(|line| line.overflows == 0 && line.entries().count() == 0));
-        checked.index.shrink(|_| unreachable!("nothing is left to hash"));
+        assert!(checked.index.lines().iter().all(|line| line.overflows == 0 && line.entries().count() == 0));
+        checked.index.shrink(&ARENA, |_| unreachable!("nothing is left to hash"));
         assert_eq!(checked.index.bytes(), 0);
     }
 }
@@ -228,10 +240,10 @@ fn memory_follows_the_number_of_keys() {
     let mean = bytes_a_key.iter().sum::<f64>() / bytes_a_key.len() as f64;
     assert!(mean < 7.0 && most < 8.0, "{mean} bytes a key, at most {most}");
     let homes: BTreeSet<_> = (0..6_100).map(|key| checked.index.home(spread(key))).collect();
-    assert_eq!(homes.len(), checked.index.lines.len(), "every line is somebody's home");
+    assert_eq!(homes.len(), checked.index.lines().len(), "every line is somebody's home");
     for key in 0..6_050 {
         checked.remove(key);
-        let room = checked.index.lines.len() * LINE_ENTRIES;
+        let room = checked.index.lines().len() * LINE_ENTRIES;
         assert!(checked.index.len() * 4 >= room || room <= 2 * LINE_ENTRIES, "memory is given back");
     }
     checked.check(6_100);

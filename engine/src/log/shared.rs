@@ -134,7 +134,9 @@ impl std::fmt::Debug for Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.shared.outstanding.fetch_sub(self.bytes, Ordering::AcqRel);
+        if self.bytes > 0 {
+            self.shared.outstanding.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
     }
 }
 
