@@ -15,12 +15,18 @@ use crate::types::{RangeHeader, Term, Version};
 
 /// A new segment has this part of what its chain already holds...
 const GROWTH_DIVISOR: u64 = 16;
-/// ... but at least so much...
-const SEGMENT_BYTES_MIN: u64 = 1024;
+/// ... or, as small ones are merged soon, of a small chain this part...
+const SMALL_GROWTH_DIVISOR: u64 = 8;
+/// ... within these bounds...
+const SEGMENT_BYTES_MIN: u64 = 512;
+const SMALL_SEGMENT_BYTES_MAX: u64 = 1024;
 /// ... and at most so much, unless one append needs more, which then has a segment of its own. It bounds what one step of a
 /// compaction copies.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 
+/// So many segments of less than so many bytes are a crowd.
+const CROWD_MIN: usize = 8;
+const CROWDED_BYTES_MAX: u64 = 2 << 10;
 /// A record of at most so many bytes is fetched whole.
 const PREFETCHED_BYTES: usize = 3 * LINE_BYTES;
 /// In a chain of at most so many segments each is looked at to find a record's.
@@ -139,6 +145,13 @@ impl Chain {
         self.record_bytes
     }
 
+    /// Whether there are so many short segments that what each takes beside its records counts; `barren` of them are known
+    /// to stay.
+    pub(crate) fn is_crowded(&self, barren: usize) -> bool {
+        let links = self.links.len();
+        links >= CROWD_MIN.max(barren + CROWD_MIN / 2) && self.record_bytes < links as u64 * CROWDED_BYTES_MAX
+    }
+
     /// Bytes of superseded values.
     pub(crate) fn dead_bytes(&self) -> u64 {
         self.dead_bytes
@@ -174,8 +187,9 @@ impl Chain {
         {
             return Ok(());
         }
-        let target =
-            (self.segment_bytes / GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as usize;
+        let small =
+            (self.segment_bytes / SMALL_GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SMALL_SEGMENT_BYTES_MAX);
+        let target = (self.segment_bytes / GROWTH_DIVISOR).clamp(small, SEGMENT_BYTES_MAX) as usize;
         // Records of a slot are often of one size: then nothing is left over.
         let target = (target / bytes).max(1) * bytes;
         let block = match self.arena.allocate(target.max(bytes)) {
@@ -307,6 +321,8 @@ impl Chain {
         let start = copy.iter().map(|segment| segment.first_place().get());
         self.starts.splice(run.clone(), start);
         let old = self.links.splice(run, link).collect();
+        shrink_snugly(&mut self.starts);
+        shrink_snugly(&mut self.links);
         self.segment_bytes += copy.as_ref().map_or(0, |segment| segment.block_bytes() as u64);
         self.record_bytes += bytes as u64;
         self.dead_bytes += u64::from(dead_bytes);
@@ -498,6 +514,13 @@ impl Chain {
 pub(crate) fn grow_snugly<T>(list: &mut Vec<T>) {
     if list.len() == list.capacity() {
         list.reserve_exact(1 + list.len() / 4);
+    }
+}
+
+/// The other way round, for a list that has become much shorter.
+fn shrink_snugly<T>(list: &mut Vec<T>) {
+    if list.capacity() > 4 + 2 * list.len() {
+        list.shrink_to(list.len() + 2);
     }
 }
 

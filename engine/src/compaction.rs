@@ -1,5 +1,8 @@
 //! One step of a slot's compaction: some neighbouring segments are replaced by one copy of what is still needed of them.
 //!
+//! That is done for the garbage in them, or because they are many and short: what a segment takes beside its records, and
+//! what records leave over of its last line, is a good part of a short one.
+//!
 //! The order of versions stays as it was, so a chain is read and streamed as before. What may go:
 //! - a superseded value, if what superseded it can never be taken back here (R4), and if every stream that is to have no
 //!   gaps was sent the value, or will be sent what superseded it before it counts as whole;
@@ -29,9 +32,9 @@ use crate::store::Store;
 use crate::types::{RangeHeader, Version};
 
 /// A slot is compacted when this part of its records is garbage...
-const GARBAGE_DIVISOR: u64 = 5;
+const GARBAGE_PERCENT: u64 = 18;
 /// ... or this part, when memory is short...
-const TIGHT_GARBAGE_DIVISOR: u64 = 32;
+const TIGHT_GARBAGE_PERCENT: u64 = 3;
 /// ... and no sooner than there is so much of it.
 const GARBAGE_BYTES_MIN: u64 = 256;
 /// A recovery is not told for less.
@@ -42,6 +45,8 @@ const WORTH_DIVISOR: u64 = 8;
 const JOIN_DIVISOR: u64 = 4;
 /// Segments of this part of what their chain holds join their neighbours' copies, so that there are not too many of them.
 const SMALL_DIVISOR: u64 = 16;
+/// A crowd is merged if it is at least so many segments.
+const MERGED_MIN: usize = 3;
 /// So many segments are looked at in one step without finding anything that may go.
 const TRIED_MAX: usize = 8;
 /// Writes above the watermark that are looked at for what they supersede. With more of them the compaction waits.
@@ -146,31 +151,31 @@ impl Store {
     }
 
     /// Whether there is enough garbage, `barren_bytes` of which are known to stay.
-    pub(crate) fn wants_compaction(&self, barren_bytes: u64) -> bool {
+    fn has_garbage(&self, barren_bytes: u64) -> bool {
         let garbage = self.garbage_bytes();
-        let divisor = if self.is_tight() { TIGHT_GARBAGE_DIVISOR } else { GARBAGE_DIVISOR };
+        let percent = if self.is_tight() { TIGHT_GARBAGE_PERCENT } else { GARBAGE_PERCENT };
         garbage >= barren_bytes + GARBAGE_BYTES_MIN.max(barren_bytes / 8)
-            && garbage * divisor >= self.chain().record_bytes()
+            && garbage * 100 >= self.chain().record_bytes() * percent
     }
 
     /// One step. `last` is the slot's last version.
-    fn compact(&mut self, limits: Limits, last: Version) -> Result<Option<Compacted>, OutOfMemory> {
+    fn compact(
+        &mut self,
+        limits: Limits,
+        last: Version,
+        barren: Barren,
+    ) -> Result<Option<Compacted>, OutOfMemory> {
         let Some((boundary, undo_floor)) = self.last_up_to(limits.values_to, last) else { return Ok(None) };
         let Some(unstable) = self.unstable(limits.values_to, last) else { return Ok(None) };
-        let mut tried = Vec::new();
-        let (run, rest, before) = loop {
-            let Some(run) = self.choose(boundary, &tried) else { return Ok(None) };
-            let rest = self.rest_of(run.clone(), limits, undo_floor.counter, &unstable);
-            let links = &self.chain().links()[run.clone()];
-            let before: usize = links.iter().map(|link| link.bytes as usize).sum();
-            if rest.bytes < before {
-                break (run, rest, before);
-            }
-            tried.extend(run);
-            if tried.len() > TRIED_MAX {
-                return Ok(None);
-            }
+        let rest_of = |run: Range<usize>| self.rest_of(run, limits, undo_floor.counter, &unstable);
+        let of_garbage =
+            self.has_garbage(barren.bytes).then(|| self.garbage_run(boundary, rest_of)).flatten();
+        let of_crowd = || {
+            let run = self.chain().is_crowded(barren.links).then(|| self.crowded_run(boundary)).flatten()?;
+            Some((run.clone(), rest_of(run)))
         };
+        let Some((run, rest)) = of_garbage.or_else(of_crowd) else { return Ok(None) };
+        let before = self.bytes_of(run.clone());
         if run.end == self.chain().links().len() {
             self.chain_mut().seal();
         }
@@ -188,6 +193,50 @@ impl Store {
             undo_floor,
             _garbage: garbage,
         }))
+    }
+
+    /// Bytes of the records in these links.
+    fn bytes_of(&self, run: Range<usize>) -> usize {
+        self.chain().links()[run].iter().map(|link| link.bytes as usize).sum()
+    }
+
+    /// Links from which something may go, and what stays of them.
+    fn garbage_run(
+        &self,
+        boundary: usize,
+        rest_of: impl Fn(Range<usize>) -> Rest,
+    ) -> Option<(Range<usize>, Rest)> {
+        let mut tried = Vec::new();
+        while tried.len() <= TRIED_MAX {
+            let run = self.choose(boundary, &tried)?;
+            let rest = rest_of(run.clone());
+            if rest.bytes < self.bytes_of(run.clone()) {
+                return Some((run, rest));
+            }
+            tried.extend(run);
+        }
+        None
+    }
+
+    /// The latest links, without the one that is written, as far back as none is much longer than all behind it together:
+    /// so each record is merged only a few times while its slot grows. `None`: these are too few.
+    fn crowded_run(&self, boundary: usize) -> Option<Range<usize>> {
+        let links = self.chain().links();
+        let end = (boundary + 1).min(links.len() - 1);
+        let range = links[..end].last()?.segment.range();
+        let (mut start, mut total) = (end, 0);
+        for (at, link) in links[..end].iter().enumerate().rev() {
+            let bytes = u64::from(link.bytes);
+            let is_long = total > 0 && bytes > 2 * total;
+            if is_long || total + bytes > SEGMENT_BYTES_MAX || link.segment.range() != range {
+                break;
+            }
+            if !self.chain().is_unpinned(at) {
+                break;
+            }
+            (start, total) = (at, total + bytes);
+        }
+        (end - start >= MERGED_MIN).then_some(start..end)
     }
 
     /// The last record up to a counter: its link, and its version.
@@ -357,9 +406,15 @@ impl Store {
 impl SlotState {
     /// Whether a compaction is worth a try.
     pub(crate) fn wants_compaction(&self) -> bool {
-        let CompactionState { barren_bytes, barren_when_tight, .. } = self.compaction;
+        let barren = self.barren();
+        self.store.has_garbage(barren.bytes) || self.store.chain().is_crowded(barren.links)
+    }
+
+    /// What is known to be there to stay.
+    fn barren(&self) -> Barren {
+        let CompactionState { barren, barren_when_tight, .. } = self.compaction;
         let is_sure = barren_when_tight || !self.store.is_tight();
-        self.store.wants_compaction(if is_sure { barren_bytes } else { 0 })
+        Barren { bytes: if is_sure { barren.bytes } else { 0 }, ..barren }
     }
 
     /// One step, given up to where writes are never taken back.
@@ -371,16 +426,18 @@ impl SlotState {
         let stable =
             if mutation!("compacted-above-the-watermark") { last.counter } else { stable.min(last.counter) };
         let limits = self.limits(stable);
-        let Some(compacted) = self.store.compact(limits, last)? else {
+        let barren = self.barren();
+        let Some(compacted) = self.store.compact(limits, last, barren)? else {
             if limits.tombstones_to >= last.counter && !self.store.has_pinned_garbage() {
                 // Nothing holds it back: it is there to stay.
-                self.compaction.barren_bytes = self.store.garbage_bytes();
+                self.compaction.barren =
+                    Barren { bytes: self.store.garbage_bytes(), links: self.store.chain().links().len() };
                 self.compaction.barren_when_tight = self.store.is_tight();
                 return Ok(Step::Clean);
             }
             return Ok(Step::Blocked);
         };
-        self.compaction.barren_bytes = 0;
+        self.compaction.barren = Barren::default();
         self.raise_floors(compacted.undo_floor, compacted.tombstone);
         if let Some(log) = log {
             self.log_stable(compacted.undo_floor, compacted.freed_bytes, log);
@@ -413,12 +470,20 @@ impl SlotState {
     }
 }
 
+/// What was there to stay when a slot was last looked at.
+#[derive(Clone, Copy, Default)]
+struct Barren {
+    /// Garbage.
+    bytes: u64,
+    /// Segments.
+    links: usize,
+}
+
 /// What a slot knows of its compaction.
 #[derive(Default)]
 pub(crate) struct CompactionState {
-    /// Garbage that was there to stay when this was last looked at...
-    barren_bytes: u64,
-    /// ... with the eyes of who is short of memory.
+    barren: Barren,
+    /// It was looked at with the eyes of who is short of memory.
     barren_when_tight: bool,
     /// What was freed since a later recovery was told how far it may go.
     untold_bytes: u64,

@@ -76,9 +76,22 @@ struct Test {
     away: Vec<Receiver>,
     stable: u64,
     freed_bytes: u64,
+    moved_records: u64,
 }
 
 impl Test {
+    fn new() -> Test {
+        Test {
+            slot: new_slot(&Arc::new(MemoryBudget::new(1 << 30))),
+            writes: Vec::new(),
+            receivers: Vec::new(),
+            away: Vec::new(),
+            stable: 0,
+            freed_bytes: 0,
+            moved_records: 0,
+        }
+    }
+
     fn last(&self) -> Version {
         self.writes.last().map_or(Version::ZERO, |write| write.version)
     }
@@ -134,20 +147,25 @@ impl Test {
         let chain = store.chain();
         assert_eq!(chain.record_bytes(), store.live_bytes() + store.garbage_bytes());
         let links = chain.links();
-        assert_eq!(
-            links.iter().map(|link| link.segment.published() as u64).sum::<u64>(),
-            chain.record_bytes()
-        );
+        assert!(links.iter().all(|link| link.bytes as usize == link.segment.published()));
+        assert_eq!(links.iter().map(|link| u64::from(link.bytes)).sum::<u64>(), chain.record_bytes());
         assert_eq!(links.iter().map(|link| u64::from(link.dead_bytes)).sum::<u64>(), chain.dead_bytes());
         assert!(chain.segment_bytes() <= chain.arena().budget().used_bytes());
     }
 
     fn compact(&mut self, stable: u64) {
         self.stable = self.stable.max(stable);
-        while let Step::Compacted(compacted) = self.slot.compact(self.stable, None).unwrap() {
-            assert!(compacted.freed_bytes > 0);
+        loop {
+            let segments = self.segments();
+            let Step::Compacted(compacted) = self.slot.compact(self.stable, None).unwrap() else { break };
+            assert!(compacted.freed_bytes > 0 || self.segments() < segments, "no step is in vain");
             self.freed_bytes += compacted.freed_bytes;
+            self.moved_records += compacted.moved_records;
         }
+    }
+
+    fn segments(&self) -> usize {
+        self.slot.store.chain().links().len()
     }
 
     fn subscribe(&mut self, mut receiver: Receiver) {
@@ -249,10 +267,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 }
 
 fn run(actions: Vec<Action>) -> u64 {
-    let budget = Arc::new(MemoryBudget::new(1 << 30));
-    let slot = new_slot(&budget);
-    let mut test =
-        Test { slot, writes: Vec::new(), receivers: Vec::new(), away: Vec::new(), stable: 0, freed_bytes: 0 };
+    let mut test = Test::new();
     let mut range = RangeHeader { term: Term(1), base: 0 };
     for (number, action) in actions.into_iter().enumerate() {
         match action {
@@ -336,4 +351,19 @@ fn overwriting_for_ever_needs_little_more_than_once() {
     let compacted = puts(200).flat_map(|put| [put, Action::Compact(0)]).collect();
     let freed_bytes = run(compacted);
     assert!(freed_bytes > 190 * u64::from(KEYS) * 100, "{freed_bytes}");
+}
+
+#[test]
+fn short_segments_are_merged_and_no_record_often() {
+    let mut test = Test::new();
+    let range = RangeHeader { term: Term(1), base: 0 };
+    for number in 1..=3_000u32 {
+        test.write(range, number, Some((vec![7; 100], None)));
+        test.compact(u64::from(number));
+        let most = 12 + test.slot.store.chain().record_bytes() / (2 << 10);
+        assert!(test.segments() as u64 <= most, "{} segments of {number} records", test.segments());
+    }
+    assert_eq!(test.freed_bytes, 0);
+    assert!(test.moved_records <= 4 * 3_000, "{} records were moved", test.moved_records);
+    test.check_content();
 }
