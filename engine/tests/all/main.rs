@@ -29,6 +29,7 @@ mod operations;
 mod ownership;
 mod races;
 mod recovery;
+mod repair_ends;
 mod scan;
 mod small_disk;
 mod stats;
