@@ -233,3 +233,74 @@ impl Ahead {
         (buffer, from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use lockgate_runtime::fs;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::tests::{in_simulation, on_core};
+
+    /// Larger than the windows, and not of whole units.
+    const LEN: usize = 3 * WINDOW_BYTES + 700_123;
+
+    fn content(at: usize) -> u8 {
+        (at ^ at >> 8 ^ at >> 17) as u8
+    }
+
+    async fn check(ahead: &mut Ahead, offset: usize, len: usize) {
+        let found = ahead.bytes(offset as u64, len).await.expect("read");
+        if offset + len > LEN {
+            return assert_eq!(found, None, "{len} bytes from {offset}");
+        }
+        let found = &ahead.window()[found.expect("they are there")];
+        assert_eq!(found.len(), len);
+        let differs = found.iter().enumerate().find(|(at, byte)| **byte != content(offset + at));
+        assert_eq!(differs, None, "{len} bytes from {offset}");
+    }
+
+    async fn walk(dir: PathBuf, steps: Vec<(usize, usize, bool)>) {
+        fs::create_dir_all(&dir).await.expect("created");
+        let path = dir.join("file");
+        fs::write_atomic(&path, (0..LEN).map(content).collect()).await.expect("written");
+        let mut ahead = Ahead::open(&path).await.expect("opened");
+        assert_eq!(ahead.len(), LEN as u64);
+        let mut at = 0;
+        for (skip, len, is_jump) in steps {
+            at = if is_jump { skip * 977 % LEN } else { at + skip % 3_000 };
+            check(&mut ahead, at, len).await;
+            at += len;
+        }
+        // To the end, in pieces as batches are.
+        let mut at = 0;
+        while at < LEN {
+            check(&mut ahead, at, 64).await;
+            check(&mut ahead, at, 300_000.min(LEN - at)).await;
+            at += 300_000;
+        }
+    }
+
+    #[test]
+    fn any_walk_through_a_file_finds_its_bytes() {
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+            cases: 8,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        let lengths = prop_oneof![6 => 1..5_000usize, 2 => 1..1_500_000usize, 1 => 1..LEN];
+        let steps = prop::collection::vec(
+            (any::<u32>().prop_map(|n| n as usize), lengths, prop::bool::weighted(0.2)),
+            1..25,
+        );
+        let outcome = runner.run(&steps, |steps| {
+            let again = steps.clone();
+            on_core(move |dir| walk(dir, steps));
+            in_simulation(move |dir| walk(dir, again));
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+}
