@@ -187,7 +187,7 @@ impl EngineBuilder {
         let compactors: Vec<_> = (0..self.cores).map(|_| Arc::new(Compactor::new())).collect();
         let hasher = KeyHasher::new(runtime.random_u64());
         let slots = self.empty_slots(&budget, &hasher, &gate_changes, (&sweepers, &compactors))?;
-        // Before the recovery, which has the system forget what it remembers of the files.
+        // Before the recovery, which may have the system forget what it remembers of the files.
         let kept = kept_written(&mut directory, runtime, self.cores).await?;
         let (recovered, base) = self.recover(runtime, &directory, &slots).await?;
         let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();

@@ -75,9 +75,10 @@ impl DirtySlots {
     pub(crate) async fn wait(&self) {
         loop {
             let woken = self.event.listen();
-            self.awake.store(false, SeqCst);
+            // Swaps, not stores: the values of `awake` are one chain then, in which every writer's comes before or behind.
+            self.awake.swap(false, SeqCst);
             if !self.is_empty() {
-                self.awake.store(true, SeqCst);
+                self.awake.swap(true, SeqCst);
                 return;
             }
             woken.await;

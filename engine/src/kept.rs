@@ -2,9 +2,12 @@
 //!
 //! What was written is in the system's cache until it is on the disk, so the end of a process loses none of it, and a start
 //! of the system may. There is one more way: after a failed sync the system holds pages for clean that the disk never got,
-//! and gives them up when it likes. Recovery has it forget them, and goes by the disk (see `log/reader.rs`). So they are
-//! compared before: a file whose unsynced end reads differently once its pages are forgotten has lost writes. Every batch
-//! says up to where the log was synced when it was written: what lies before that is on the disk, and is not compared.
+//! and gives them up when it likes. Recovery goes by the disk (see `log/ahead.rs`). So the two are compared: a file whose
+//! unsynced end reads differently from the disk itself has lost writes. Every batch says up to where the log was synced when
+//! it was written: what lies before that is on the disk, and is not compared.
+//!
+//! Reading past the cache leaves the evidence where it is, for whoever asks next: a check of the directory, say, changes
+//! nothing of this answer. Where the filesystem has no such reads the cache must be made to forget, and that is noted first.
 //!
 //! What this does not see: pages that were lost to a failed sync and given up before this start. What a checkpoint has was
 //! synced in the logs before, so that checkpoints change nothing here.
@@ -14,7 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lockgate_runtime::{File, OpenOptions, Runtime, fs};
+use lockgate_runtime::{DIRECT_ALIGN_BYTES, File, OpenOptions, Runtime, direct_start, fs};
 
 use crate::cores::Job;
 use crate::log::files::parse_file_name;
@@ -24,7 +27,17 @@ use crate::recovery::core_of;
 
 /// The files of a chain that may have unsynced batches: the one in use, behind which one more is prepared.
 const UNSYNCED_FILES_MAX: usize = 2;
+/// Bytes that are read at once to be compared.
 const READ_BYTES: usize = 1 << 20;
+/// Bytes that are read at once to look at the headers of batches, which may lie far from each other.
+const LOOK_BYTES: usize = 64 << 10;
+
+/// A file that is to be compared with what the system remembers of it.
+struct Latest {
+    path: PathBuf,
+    /// For reads from the disk itself; `None`: the filesystem has none.
+    direct: Option<File>,
+}
 
 /// Whether nothing that the latest boot wrote can be lost. To be asked before the recovery. `cores` of the runtime help.
 pub(crate) async fn kept_written(
@@ -38,19 +51,27 @@ pub(crate) async fn kept_written(
     if !directory.is_same_os_boot() {
         return Ok(false);
     }
-    // The check destroys its own evidence: if it is not finished, no later one can tell.
-    directory.forget_os_boot().await?;
-    let unchanged = are_unchanged(directory, runtime, cores).await;
+    let unchanged = match latest_files(directory).await {
+        Ok(files) => {
+            if files.iter().flat_map(|(_, of_log)| of_log).any(|file| file.direct.is_none()) {
+                // The check destroys its own evidence then: if it is not finished, no later one can tell.
+                directory.forget_os_boot().await?;
+            }
+            are_unchanged(files, runtime, cores).await
+        }
+        Err(error) => Err(error),
+    };
     Ok(unchanged.unwrap_or_else(|error| {
         tracing::warn!(%error, "the latest log files could not be read: taken as if writes were lost");
         false
     }))
 }
 
-async fn are_unchanged(directory: &Directory, runtime: &Runtime, cores: usize) -> io::Result<bool> {
+/// The files of the latest boot that may have unsynced batches, by the number of their core.
+async fn latest_files(directory: &Directory) -> io::Result<Vec<(usize, Vec<Latest>)>> {
     let dir = directory.log_dir();
     if !fs::exists(&dir).await {
-        return Ok(true);
+        return Ok(Vec::new());
     }
     let mut files: BTreeMap<usize, BTreeSet<(u32, PathBuf)>> = BTreeMap::new();
     for file in fs::read_dir(&dir).await? {
@@ -62,14 +83,44 @@ async fn are_unchanged(directory: &Directory, runtime: &Runtime, cores: usize) -
             files.entry(core).or_default().insert((seq, dir.join(file)));
         }
     }
+    let mut latest = Vec::new();
+    for (core, of_log) in files {
+        let mut of_core = Vec::new();
+        for (_, path) in of_log.into_iter().rev().take(UNSYNCED_FILES_MAX) {
+            let direct = open_direct(&path).await?;
+            of_core.push(Latest { path, direct });
+        }
+        latest.push((core, of_core));
+    }
+    Ok(latest)
+}
+
+async fn open_direct(path: &Path) -> io::Result<Option<File>> {
+    let opened = async {
+        let file = File::open(path, &OpenOptions::new().read(true).direct(true)).await?;
+        // Only a read shows it.
+        checksum(&file, 0..1).await?;
+        io::Result::Ok(file)
+    };
+    match opened.await {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn are_unchanged(
+    files: Vec<(usize, Vec<Latest>)>,
+    runtime: &Runtime,
+    cores: usize,
+) -> io::Result<bool> {
     let jobs: Vec<_> = files
         .into_iter()
-        .map(|(core, of_log)| {
-            let latest: Vec<_> = of_log.into_iter().rev().take(UNSYNCED_FILES_MAX).collect();
+        .map(|(core, latest)| {
             Job::start_on(runtime, core % cores, move || async move {
-                for (_, path) in latest {
-                    if !is_unchanged(&path).await? {
-                        tracing::warn!(file = %path.display(), "the disk does not have all that was written: a sync must have failed");
+                for file in latest {
+                    if !is_unchanged(&file).await? {
+                        tracing::warn!(file = %file.path.display(), "the disk does not have all that was written: a sync must have failed");
                         return io::Result::Ok(false);
                     }
                 }
@@ -85,12 +136,18 @@ async fn are_unchanged(directory: &Directory, runtime: &Runtime, cores: usize) -
     all
 }
 
-async fn is_unchanged(path: &Path) -> io::Result<bool> {
+async fn is_unchanged(Latest { path, direct }: &Latest) -> io::Result<bool> {
     let file = File::open(path, &OpenOptions::new().read(true)).await?;
     let unsynced = unsynced(&file).await?;
     let cached = checksum(&file, unsynced.clone()).await?;
-    file.forget_cached()?;
-    Ok(checksum(&file, unsynced).await? == cached)
+    let on_disk = match direct {
+        Some(direct) => checksum(direct, unsynced).await?,
+        None => {
+            file.forget_cached()?;
+            checksum(&file, unsynced).await?
+        }
+    };
+    Ok(on_disk == cached)
 }
 
 /// Where in the file the batches are that its last batch did not know to be synced. Where there is no batch: all of it.
@@ -128,7 +185,7 @@ impl Window<'_> {
     async fn bytes(&mut self, offset: u64, count: usize) -> io::Result<&[u8]> {
         if offset < self.at || offset + count as u64 > self.at + self.bytes.len() as u64 {
             let mut buffer = std::mem::take(&mut self.bytes);
-            buffer.resize(READ_BYTES, 0);
+            buffer.resize(LOOK_BYTES, 0);
             let (read, mut bytes) = self.file.read_at(buffer, offset).await;
             bytes.truncate(read?);
             (self.at, self.bytes) = (offset, bytes);
@@ -138,18 +195,26 @@ impl Window<'_> {
     }
 }
 
+/// Of the bytes in a range, and where they end if the file ends before. The reads are aligned, so that they may be direct.
 async fn checksum(file: &File, range: Range<u64>) -> io::Result<(u64, u32)> {
-    let (mut at, mut crc, mut buffer) = (range.start, 0, Vec::new());
+    let (mut at, mut crc) = (range.start, 0);
+    let mut buffer = vec![0; READ_BYTES + DIRECT_ALIGN_BYTES];
+    let from = direct_start(&buffer, 0);
     while at < range.end {
-        buffer.resize((range.end - at).min(READ_BYTES as u64) as usize, 0);
-        let (read, bytes) = file.read_at(buffer, at).await;
+        let offset = at - at % DIRECT_ALIGN_BYTES as u64;
+        let wanted = (range.end - offset).next_multiple_of(DIRECT_ALIGN_BYTES as u64);
+        buffer.resize(from + wanted.min(READ_BYTES as u64) as usize, 0);
+        let (read, bytes) = file.read_part_at(buffer, from, offset).await;
         buffer = bytes;
-        let count = read?;
-        if count == 0 {
+        let read = &buffer[from..from + read?];
+        let skipped = (at - offset) as usize;
+        let new = read.get(skipped..).unwrap_or_default();
+        let new = &new[..new.len().min((range.end - at) as usize)];
+        if new.is_empty() {
             break;
         }
-        crc = crc32c::crc32c_append(crc, &buffer[..count]);
-        at += count as u64;
+        crc = crc32c::crc32c_append(crc, new);
+        at += new.len() as u64;
     }
     Ok((at, crc))
 }

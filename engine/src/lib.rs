@@ -46,6 +46,7 @@ mod apply;
 mod arena;
 pub mod backup;
 mod batch;
+mod beside;
 mod builder;
 mod cell;
 mod chain;

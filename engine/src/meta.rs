@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use lockgate_runtime::{File, OpenOptions, fs, mutation};
 
+use crate::beside::BetweenNames;
 use crate::log::files::create_dir_durably;
 
 /// Version of the meta file that is written, and the only one that is read.
@@ -92,6 +93,20 @@ pub enum MetaError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A repair has ended between the names of the damaged directory and of the new one.
+    #[error(
+        "there is no directory {0}, and it is not to be begun anew: a repair ended between its two names. {building} is the \
+         repaired directory, and {original} the damaged one, both whole. `lockgate check --repair {0}` goes on; or give one \
+         of them the name yourself", dir.display(), building = building.display(), original = original.display()
+    )]
+    BetweenNames {
+        /// The directory.
+        dir: PathBuf,
+        /// The name that the damaged one has.
+        original: PathBuf,
+        /// The name that the repaired one has.
+        building: PathBuf,
+    },
     /// The content has outgrown the format.
     #[error("the meta file {} would have {bytes} bytes, more than {META_BYTES_MAX}", file.display())]
     TooLarge {
@@ -125,6 +140,7 @@ impl Directory {
     /// Creates the directory if it does not exist, locks it, and reads its meta file. A new directory gets a meta file
     /// with a random id and boot 0.
     pub async fn open(path: &Path) -> Result<Directory, MetaError> {
+        refuse_between_names(path).await?;
         create_dir_durably(path).await.map_err(io_error("creating the directory", path))?;
         let lock = lock(path).await?;
         let meta_path = path.join(META_FILE);
@@ -150,6 +166,7 @@ impl Directory {
     pub async fn inspect(path: &Path) -> Result<Directory, MetaError> {
         let meta_path = path.join(META_FILE);
         if !fs::exists(&meta_path).await {
+            refuse_between_names(path).await?;
             let log_dir = path.join(LOG_FOLDER);
             let has_logs = fs::exists(&log_dir).await && has_logs(&log_dir).await?;
             let dir = path.to_path_buf();
@@ -274,6 +291,16 @@ async fn lock_with(dir: &Path, path: &Path, options: &OpenOptions) -> Result<Fil
             Err(MetaError::InUse { dir: dir.to_path_buf() })
         }
         Err(error) => Err(io_error("locking", path)(error)),
+    }
+}
+
+/// Refuses a directory whose repair was not finished: where there is nothing under its name, something is all the same.
+pub(crate) async fn refuse_between_names(dir: &Path) -> Result<(), MetaError> {
+    match BetweenNames::find(dir).await.map_err(io_error("looking beside", dir))? {
+        None => Ok(()),
+        Some(BetweenNames { original, building }) => {
+            Err(MetaError::BetweenNames { dir: dir.to_path_buf(), original, building })
+        }
     }
 }
 

@@ -306,13 +306,13 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the index grow by half where it is nearly full: for many keys at once, which need not grow it again and again.
-    /// Without memory for that it grows as it must.
-    pub(crate) fn grow_index(&mut self) {
-        if !self.index.is_nearly_full() {
+    /// Lets the index grow at once where `keys` more would make it grow several times: by half, or by twice that number, since
+    /// more of the same kind follow. Without memory for that it grows as it must.
+    pub(crate) fn grow_index(&mut self, keys: usize) {
+        if self.index.has_room_for(keys) {
             return;
         }
-        let lines = Index::lines_for(self.index.len() + self.index.len() / 2 + 1);
+        let lines = Index::lines_for(self.index.len() + (self.index.len() / 2).max(2 * keys));
         if self.charge.raise_to(Index::bytes_of(lines)).is_ok() {
             let (chain, hasher) = (&self.chain, &self.hasher);
             self.index.grow_to(lines, chain.arena(), |place| hash_at(chain, hasher, place));

@@ -28,6 +28,21 @@ pub struct OpenOptions {
     /// An exclusive lock is taken on the file and held until the last handle is dropped. When somebody else has it,
     /// opening fails with [`io::ErrorKind::WouldBlock`].
     pub exclusive_lock: bool,
+    /// Reads come from the disk itself, with what was written and not synced yet, and leave the system's cache as it is:
+    /// after a failed sync that may hold as clean what the disk never got. Such a file is read by [`File::read_part_at`].
+    /// Where the filesystem cannot do it, opening the file, or the first read, fails with
+    /// [`io::ErrorKind::InvalidInput`].
+    pub direct: bool,
+}
+
+/// What the place in the file, the place in memory, and the length of a direct read must be a multiple of.
+pub const DIRECT_ALIGN_BYTES: usize = 4096;
+
+/// The first place in a buffer at or behind `least` at which a direct read may begin. It stays the same as long as the buffer
+/// is not moved to other memory.
+pub fn direct_start(buf: &[u8], least: usize) -> usize {
+    let address = buf.as_ptr().addr() + least;
+    least + (address.next_multiple_of(DIRECT_ALIGN_BYTES) - address)
 }
 
 impl OpenOptions {
@@ -71,6 +86,12 @@ impl OpenOptions {
         self.exclusive_lock = yes;
         self
     }
+
+    /// See [`OpenOptions::direct`](#structfield.direct).
+    pub fn direct(mut self, yes: bool) -> Self {
+        self.direct = yes;
+        self
+    }
 }
 
 /// An open file. Cheap to clone; the clones share one descriptor, which is closed with the last of them.
@@ -96,9 +117,15 @@ impl File {
     /// Reads into the whole of `buf` (its length, not its capacity) from `offset`. Returns fewer bytes only at the
     /// end of the file.
     pub async fn read_at(&self, buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
+        self.read_part_at(buf, 0, offset).await
+    }
+
+    /// As [`File::read_at`], into `buf[from..]`. Of a file that was opened for direct reads, `offset`, the length, and the
+    /// address of `buf[from]` (see [`direct_start`]) must be multiples of [`DIRECT_ALIGN_BYTES`].
+    pub async fn read_part_at(&self, buf: Vec<u8>, from: usize, offset: u64) -> (io::Result<usize>, Vec<u8>) {
         match &self.0 {
-            Imp::Uring(file) => file.read_at(buf, offset).await,
-            Imp::Sim(file) => file.read_at(buf, offset).await,
+            Imp::Uring(file) => file.read_at(buf, from, offset).await,
+            Imp::Sim(file) => file.read_at(buf, from, offset).await,
         }
     }
 

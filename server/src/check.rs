@@ -1,6 +1,7 @@
 //! `lockgate check`: prints what a check or a repair found, for people or as JSON.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use lockgate_engine::Slot;
 use lockgate_engine::check::{
@@ -20,7 +21,7 @@ const DAMAGED: u8 = 1;
 pub fn run(args: &CheckArgs) -> Result<u8, CommandError> {
     let failed = |error: &dyn std::fmt::Display| CommandError::Check(error.to_string());
     // A new directory is made beside it, so it must have a name.
-    let dir = std::fs::canonicalize(&args.dir)
+    let dir = absolute(&args.dir)
         .map_err(|error| CommandError::Check(format!("{}: {error}", args.dir.display())))?;
     let builder = Runtime::builder().cores(1).pin(false).spin_us(0).name("lockgate-tool");
     let runtime = builder.build().map_err(|error| failed(&error))?;
@@ -47,6 +48,17 @@ pub fn run(args: &CheckArgs) -> Result<u8, CommandError> {
         }
     }
     Ok(if found.is_damaged() { DAMAGED } else { 0 })
+}
+
+/// The directory's path without links, also where it is not there: then a repair may have left others beside it.
+fn absolute(dir: &Path) -> std::io::Result<PathBuf> {
+    match (std::fs::canonicalize(dir), dir.file_name()) {
+        (Err(error), Some(name)) if error.kind() == ErrorKind::NotFound => {
+            let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty());
+            Ok(std::fs::canonicalize(folder.unwrap_or(Path::new(".")))?.join(name))
+        }
+        (result, _) => result,
+    }
 }
 
 fn print_check(report: &CheckReport) {
@@ -117,6 +129,11 @@ fn how(verdict: &Verdict) -> String {
 
 fn print_repair(dir: &Path, report: &RepairReport) {
     println!();
+    if report.is_continued {
+        println!(
+            "an earlier repair had made the new directory and not named it: that was done now, and nothing else"
+        );
+    }
     match &report.original {
         Some(original) => println!("the damaged directory is {} now, untouched", original.display()),
         None => println!("the damaged directory was removed"),
@@ -236,6 +253,7 @@ fn of_repair(report: &RepairReport) -> Value {
     json!({
         "repaired": report.repaired,
         "original": report.original,
+        "continued": report.is_continued,
         "kept": of_slots(&report.kept),
         "losses": losses.collect::<Vec<_>>(),
         "open_logs": report.open_logs,

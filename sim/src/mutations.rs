@@ -55,6 +55,8 @@ const CONTROL_STORE: &str = "migrate/src/node/control_store/tests.rs";
 const BACKUP_POWER: &str = "engine/tests/all/backup_power.rs";
 /// Where a life with checkpoints ends after each of its polls.
 const CHECKPOINTS: &str = "engine/tests/all/checkpoints/bugs.rs";
+/// Where lives of a log end whose space is used again.
+const RECYCLING: &str = "engine/src/log/tests/recycle.rs";
 /// Where logs fail.
 const LATCH: &str = "engine/tests/all/latch.rs";
 
@@ -326,7 +328,7 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
     unsynced(
         "unsynced-recycled-name",
-        DISK_IMAGES,
+        RECYCLING,
         "a recycled file is written before its new name is on the disk",
     ),
     unsynced("unsynced-checkpoint-data", DISK_IMAGES, "a manifest names data that the disk may not have"),

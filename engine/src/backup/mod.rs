@@ -33,7 +33,6 @@ pub use reader::{BackupReader, verify};
 pub use restore::{RestoreOptions, restore};
 pub(crate) use tally::tally_of;
 pub use writer::PARTIAL_SUFFIX;
-pub(crate) use writer::beside;
 
 use crate::engine::Engine;
 use crate::stream::{SlotStream, StreamRange};

@@ -5,22 +5,21 @@
 //!   directory had acknowledged, and is a member of no cluster.
 //! - Each slot's records keep their bytes and their counters, so its digest stays. Their terms become one, and the
 //!   generation the first: a history of its own, as that of an engine that was never part of a cluster.
-//! - What was begun and not finished has the name with [`BUILDING_SUFFIX`], and is removed by the next try.
+//! - What was begun and not finished has a name of its own ([`building_of`]), and is removed by the next try; but not what a
+//!   repair had finished already, and not named.
 
 use std::path::{Path, PathBuf};
 
 use lockgate_runtime::fs;
 
 use super::error::BackupError;
-use super::writer::{beside, rename_durably};
+use super::writer::rename_durably;
+use crate::beside::{building_of, folder_of};
 use crate::engine::Engine;
 use crate::error::ApplyError;
 use crate::log::files::create_dir_durably;
-use crate::meta::{Directory, LOCK_FILE, META_FILE, MetaError};
+use crate::meta::{Directory, LOCK_FILE, META_FILE, MetaError, refuse_between_names};
 use crate::types::{Gate, Generation, RangeHeader, Slot, Term};
-
-/// What is behind the name of a directory that is not whole yet.
-pub(crate) const BUILDING_SUFFIX: &str = ".building";
 
 const GENERATION: Generation = Generation::new(1);
 const TERM: Term = Term(1);
@@ -42,7 +41,7 @@ pub(crate) struct Target {
 impl Target {
     /// Begins the directory that is to be `dir`. To be awaited on a core.
     pub(crate) async fn create(dir: &Path, options: &TargetOptions) -> Result<Target, BackupError> {
-        let building = beside(dir, BUILDING_SUFFIX);
+        let building = building_of(dir);
         remove_leftover(&building).await?;
         let runtime = lockgate_runtime::current();
         let cores = options.cores.clamp(1, runtime.cores());
@@ -125,7 +124,10 @@ pub(crate) async fn check_is_free(dir: &Path) -> Result<(), BackupError> {
             return Err(BackupError::NotEmpty { dir: dir.to_path_buf() });
         }
     }
-    let folder = super::writer::folder_of(dir);
+    refuse_between_names(dir)
+        .await
+        .map_err(|error| BackupError::Open { dir: dir.to_path_buf(), source: error.into() })?;
+    let folder = folder_of(dir);
     create_dir_durably(&folder).await.map_err(BackupError::io("creating", &folder))
 }
 

@@ -11,6 +11,7 @@ use lockgate_runtime::{File, OpenOptions, fs, mutation};
 
 use super::error::BackupError;
 use super::format::{BackupFooter, BackupHeader, CHUNK_HEADER_BYTES, ChunkHeader, ChunkKind, SlotSection};
+use crate::beside::{beside, folder_of};
 use crate::segment::PinnedRange;
 use crate::types::{RangeHeader, Slot, Version};
 
@@ -161,19 +162,4 @@ pub(crate) async fn rename_durably(from: &Path, to: &Path) -> Result<(), BackupE
     }
     let folder = folder_of(to);
     fs::sync_dir(&folder).await.map_err(BackupError::io("syncing the directory", &folder))
-}
-
-/// The folder that a path's name is in.
-pub(crate) fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// The path with something behind its name.
-pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(suffix);
-    path.with_file_name(name)
 }

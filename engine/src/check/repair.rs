@@ -15,13 +15,14 @@ use super::report::{CheckError, Damage, SlotSums};
 use super::salvage::{Damaged, Doubt, LogLoss, Salvage};
 use super::{check, ends_of, is_lost, list, load::records_of};
 use crate::backup::target::{Target, TargetOptions, name_durably};
-use crate::backup::{BackupError, beside, tally_of};
+use crate::backup::{BackupError, tally_of};
+use crate::beside::{BetweenNames, free_damaged_name};
 use crate::builder::MEMORY_BYTES_MAX_DEFAULT;
 use crate::checkpoint::format::Manifest;
 use crate::checkpoint::{Base, CHECKPOINT_FOLDER, LoadError, read_manifest};
 use crate::error::OpenError;
 use crate::log::FILE_BYTES_DEFAULT;
-use crate::meta::{Directory, LOCK_FILE, LOG_FOLDER, META_FILE, Meta, lock_for_inspection};
+use crate::meta::{Directory, LOCK_FILE, LOG_FOLDER, META_FILE, Meta, MetaError, lock_for_inspection};
 use crate::recovery::eras;
 use crate::types::{Slot, Version};
 
@@ -88,6 +89,9 @@ pub struct RepairReport {
     pub repaired: Option<PathBuf>,
     /// The damaged directory's name now; `None`: it was removed.
     pub original: Option<PathBuf>,
+    /// An earlier repair had made the new directory, and ended before it had its name: only that was done. What was lost
+    /// the earlier one knew.
+    pub is_continued: bool,
     /// What the check found.
     pub damage: Vec<Damage>,
     /// What the new directory holds.
@@ -107,6 +111,10 @@ pub struct RepairReport {
 
 /// Repairs a directory that no process uses. To be awaited on a core.
 pub async fn repair(dir: &Path, options: &RepairOptions) -> Result<RepairReport, CheckError> {
+    let between = BetweenNames::find(dir).await.map_err(BackupError::io("looking beside", dir))?;
+    if let Some(between) = between {
+        return go_on(dir, between, options).await;
+    }
     let found = check(dir, options.memory_bytes_max).await?;
     let mut report = RepairReport { damage: found.damage, ..RepairReport::default() };
     if report.damage.is_empty() {
@@ -135,16 +143,45 @@ pub async fn repair(dir: &Path, options: &RepairOptions) -> Result<RepairReport,
     let building = build(dir, &salvage, options, &mut report.kept).await?;
     tell(&salvage, &mut report);
     report.left_behind = left_behind(dir).await?;
-    let original = free_name(dir).await;
+    let original = free_damaged_name(dir).await;
     name_durably(dir, &original).await?;
-    name_durably(&building, dir).await?;
+    end(dir, BetweenNames { original, building }, options, &mut report).await?;
     drop(lock);
+    Ok(report)
+}
+
+/// Gives the new directory its name, now that the damaged one has another.
+async fn end(
+    dir: &Path,
+    BetweenNames { original, building }: BetweenNames,
+    options: &RepairOptions,
+    report: &mut RepairReport,
+) -> Result<(), CheckError> {
+    name_durably(&building, dir).await?;
     report.repaired = Some(dir.to_path_buf());
     if options.in_place {
         fs::remove_dir_all(&original).await.map_err(BackupError::io("removing", &original))?;
     } else {
         report.original = Some(original);
     }
+    Ok(())
+}
+
+/// Finishes a repair that has ended between the two names.
+async fn go_on(
+    dir: &Path,
+    between: BetweenNames,
+    options: &RepairOptions,
+) -> Result<RepairReport, CheckError> {
+    let found = check(&between.building, options.memory_bytes_max).await?;
+    let Some(kept) = found.slots.filter(|_| found.damage.is_empty()) else {
+        // It was whole when the original gave up its name: what happened to it since is not for a program to guess.
+        let BetweenNames { original, building } = between;
+        let dir = dir.to_path_buf();
+        return Err(CheckError::Open(OpenError::Meta(MetaError::BetweenNames { dir, original, building })));
+    };
+    let mut report = RepairReport { is_continued: true, kept, ..RepairReport::default() };
+    end(dir, between, options, &mut report).await?;
     Ok(report)
 }
 
@@ -256,16 +293,4 @@ async fn left_behind(dir: &Path) -> Result<Vec<String>, CheckError> {
     let is_core = |file: &String| file.split('.').next().and_then(crate::recovery::core_of).is_some();
     files.extend(logs.into_iter().filter(|file| !is_core(file)).map(|file| format!("{LOG_FOLDER}/{file}")));
     Ok(files)
-}
-
-/// The first of DIR.damaged-1, DIR.damaged-2, ... that is free.
-async fn free_name(dir: &Path) -> PathBuf {
-    let mut number = 1;
-    loop {
-        let name = beside(dir, &format!(".damaged-{number}"));
-        if !fs::exists(&name).await {
-            return name;
-        }
-        number += 1;
-    }
 }

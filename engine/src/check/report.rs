@@ -178,6 +178,7 @@ pub(super) fn damage_of(error: OpenError, dir: &Path) -> Result<Damage, CheckErr
     };
     match &error {
         OpenError::Meta(MetaError::Corrupt { file, .. }) => damage(file, None, None),
+        OpenError::Meta(MetaError::BetweenNames { .. }) => damage(dir, None, None),
         OpenError::Meta(MetaError::Missing { .. }) => damage(&dir.join(META_FILE), None, None),
         OpenError::Recover(RecoverError::Corrupt { file, offset, position, .. }) => {
             damage(file, Some(*offset), Some(position.0))

@@ -115,9 +115,9 @@ impl Index {
         lines * size_of::<Line>()
     }
 
-    /// Whether the table will soon have to grow.
-    pub(crate) fn is_nearly_full(&self) -> bool {
-        self.entries + LINE_ENTRIES / 2 >= entries_max(self.lines().len())
+    /// Whether so many more keys do not make it grow.
+    pub(crate) fn has_room_for(&self, keys: usize) -> bool {
+        self.entries + keys <= entries_max(self.lines().len())
     }
 
     /// Gives the table at least so many lines.

@@ -22,6 +22,7 @@
 //!
 //! What this module does not know: what frames mean. A slot and its term are numbers that it carries.
 
+mod ahead;
 mod error;
 pub(crate) mod files;
 pub mod format;

@@ -1,25 +1,22 @@
-//! Reading one log file: a window over its bytes, and the judgement of the bytes at one offset.
+//! Reading one log file: the judgement of the bytes at one offset.
 //!
 //! Invariants:
-//! - Memory is bounded: the window holds [`WINDOW_BYTES`], or one batch if that is larger; a batch's length is compared
-//!   with the format's limit and with the file's length before room for it is made.
+//! - Memory is bounded (see `ahead.rs`): a batch's length is compared with the format's limit and with the file's length
+//!   before room for it is made.
 //! - Nothing is given out of a batch whose checksum has not been verified.
 //! - Reading changes nothing on the disk.
 
-use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use lockgate_runtime::{File, OpenOptions, mutation};
+use lockgate_runtime::mutation;
 
+use super::ahead::Ahead;
 use super::error::RecoverError;
 use super::format::{
     BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BatchHeader, FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader,
     FileHeaderFault, SECTOR_BYTES, batch_file_bytes,
 };
-
-/// Bytes that are read at once.
-const WINDOW_BYTES: usize = 1 << 20;
 
 /// What a file's header must say for the file to belong to a chain.
 #[derive(Clone, Copy, Debug)]
@@ -42,37 +39,24 @@ pub(super) enum Found {
 /// An open log file of a chain.
 pub(super) struct LogFile {
     pub(super) path: PathBuf,
-    pub(super) len: u64,
     /// `None` when the file's header is not valid (its preparation was cut short, or it is damaged).
     pub(super) header: Option<FileHeader>,
     boot: u64,
-    file: File,
-    /// Bytes of the file from `window_offset` on.
-    window: Vec<u8>,
-    window_offset: u64,
+    bytes: Ahead,
 }
 
 impl LogFile {
     /// Opens a file and reads its header. A header of another log or of an unknown version is an error; one that is
     /// not valid at all is for the caller to judge.
     pub(super) async fn open(path: PathBuf, identity: Identity) -> Result<LogFile, RecoverError> {
-        let opened = async {
-            let file = File::open(&path, &OpenOptions::new().read(true)).await?;
-            if !mutation!("recovery-believes-the-cache") {
-                file.forget_cached()?;
-            }
-            let len = file.len().await?;
-            io::Result::Ok((file, len))
-        };
-        let (file, len) = match opened.await {
-            Ok(opened) => opened,
+        let bytes = match Ahead::open(&path).await {
+            Ok(bytes) => bytes,
             Err(source) => return Err(RecoverError::Io { file: path, offset: 0, source }),
         };
         let boot = identity.boot;
-        let mut log_file =
-            LogFile { path, len, header: None, boot, file, window: Vec::new(), window_offset: 0 };
+        let mut log_file = LogFile { path, header: None, boot, bytes };
         let header = match log_file.bytes(0, FILE_HEADER_BYTES).await? {
-            Some(range) => FileHeader::decode(&log_file.window[range]),
+            Some(range) => FileHeader::decode(&log_file.window()[range]),
             None => Err(FileHeaderFault::Invalid),
         };
         match header {
@@ -105,7 +89,7 @@ impl LogFile {
 
     /// The window's bytes, for ranges that were found.
     pub(super) fn window(&self) -> &[u8] {
-        &self.window
+        self.bytes.window()
     }
 
     /// Makes durable what was read, where it was in the system's cache only.
@@ -113,8 +97,8 @@ impl LogFile {
         if mutation!("unsynced-recovered-end") {
             return Ok(());
         }
-        let result = self.file.sync_data().await;
-        result.map_err(|source| RecoverError::Io { file: self.path.clone(), offset: self.len, source })
+        let (result, offset) = (self.bytes.file().sync_data().await, self.bytes.len());
+        result.map_err(|source| RecoverError::Io { file: self.path.clone(), offset, source })
     }
 
     /// Judges the bytes at `offset`. The batch may be at any position; the caller knows which it expects.
@@ -122,7 +106,7 @@ impl LogFile {
         let Some(at) = self.bytes(offset, BATCH_HEADER_BYTES).await? else {
             return Ok(Found::Nothing("the file ends here"));
         };
-        let bytes = &self.window[at];
+        let bytes = &self.window()[at];
         let Some(header) = BatchHeader::decode(bytes) else {
             return Ok(match bytes.iter().all(|byte| *byte == 0) {
                 true => Found::Nothing("there is no batch here"),
@@ -145,7 +129,7 @@ impl LogFile {
         let Some(range) = self.bytes(offset, BATCH_HEADER_BYTES + payload_bytes).await? else {
             return Ok(Found::Invalid("the batch reaches beyond the end of the file"));
         };
-        if !BatchHeader::verify(&self.window[range.clone()]) {
+        if !BatchHeader::verify(&self.window()[range.clone()]) {
             return Ok(Found::Invalid("the checksum of the batch does not match"));
         }
         Ok(Found::Batch(header, range.start + BATCH_HEADER_BYTES..range.end))
@@ -158,7 +142,7 @@ impl LogFile {
         position: u64,
     ) -> Result<Option<(u64, BatchHeader)>, RecoverError> {
         debug_assert!(offset.is_multiple_of(SECTOR_BYTES as u64));
-        while offset < self.len {
+        while offset < self.bytes.len() {
             if let Found::Batch(header, _) = self.batch_at(offset).await?
                 && header.position >= position
             {
@@ -171,31 +155,8 @@ impl LogFile {
 
     /// The range of the window with `len` bytes from `offset`; `None` when the file is shorter.
     async fn bytes(&mut self, offset: u64, len: usize) -> Result<Option<Range<usize>>, RecoverError> {
-        let Some(end) = offset.checked_add(len as u64).filter(|end| *end <= self.len) else {
-            return Ok(None);
-        };
-        let window_end = self.window_offset + self.window.len() as u64;
-        if offset < self.window_offset || end > window_end {
-            let room = (self.len - offset).min(len.max(WINDOW_BYTES) as u64) as usize;
-            let mut buffer = std::mem::take(&mut self.window);
-            buffer.resize(room, 0);
-            if buffer.capacity() > 2 * room.max(WINDOW_BYTES) {
-                buffer.shrink_to_fit();
-            }
-            let (result, buffer) = self.file.read_at(buffer, offset).await;
-            let read =
-                result.map_err(|source| RecoverError::Io { file: self.path.clone(), offset, source })?;
-            self.window = buffer;
-            self.window.truncate(read);
-            self.window_offset = offset;
-            if read < len {
-                // The file became shorter while it was read.
-                self.len = offset + read as u64;
-                return Ok(None);
-            }
-        }
-        let start = (offset - self.window_offset) as usize;
-        Ok(Some(start..start + len))
+        let found = self.bytes.bytes(offset, len).await;
+        found.map_err(|source| RecoverError::Io { file: self.path.clone(), offset, source })
     }
 }
 

@@ -100,7 +100,7 @@ pub(super) fn replay_all<'a>(
     let mut rest = frames;
     while let Some((frame, payload)) = rest.clone().next() {
         let joined = join_run(&frame.header, rest.clone(), scratch);
-        if joined > 1 && replay_run(held, &frame.header, scratch).is_ok() {
+        if joined > 1 && replay_run(held, &frame.header, scratch, joined).is_ok() {
             rest.nth(joined - 1);
             continue;
         }
@@ -131,10 +131,15 @@ fn join_run<'a>(
 }
 
 /// As a frame with all of the run's records.
-fn replay_run(held: &mut SlotState, header: &FrameHeader, records: &[u8]) -> Result<(), ReplayError> {
+fn replay_run(
+    held: &mut SlotState,
+    header: &FrameHeader,
+    records: &[u8],
+    frames: usize,
+) -> Result<(), ReplayError> {
     // An error changes nothing, but that of a generation that begins.
     if held.generation() == Generation(header.generation) && held.is_open() {
-        held.store.grow_index();
+        held.store.grow_index(frames);
     }
     replay_frame(held, header, records)
 }

@@ -68,6 +68,32 @@ fn a_failed_sync_may_lose_what_was_written_also_without_a_power_cut() {
 }
 
 #[test]
+fn a_look_at_a_directory_takes_nothing_from_what_the_next_start_can_tell() {
+    let sim = Sim::new(9);
+    let control = sim.control();
+    next(&control);
+    control.kill("a");
+    let runtime = control.start("a", 2);
+    let (engine, _) = live(&runtime);
+    control.set_disk_faults("a", DiskFaults { sync_fails_one_in: 1, ..DiskFaults::default() });
+    let syncing = engine.clone();
+    runtime.block_on(0, move || async move { syncing.sync_all().await.unwrap_err() });
+    std::mem::forget(engine);
+    control.set_disk_faults("a", DiskFaults::default());
+    control.kill("a");
+    // It reads the logs from the disk, as a start does, and the system goes on to remember what the disk never got.
+    let report = control.start("a", 2).block_on(0, || async {
+        lockgate_engine::check::check("/srv/a".as_ref(), lockgate_engine::MEMORY_BYTES_MAX_DEFAULT)
+            .await
+            .unwrap()
+    });
+    assert_eq!((report.damage.len(), report.slots.unwrap().keys), (0, 1));
+    control.kill("a");
+    let (boot, keys) = next(&control);
+    assert_eq!((boot.kept_since, keys), (3, 1), "the write of boot 2 is lost, and that is known");
+}
+
+#[test]
 fn on_this_machine_a_closed_engine_keeps_what_it_wrote() {
     let folder = tempfile::tempdir().unwrap();
     drop(standalone(folder.path(), 2));

@@ -169,6 +169,11 @@ impl Disk {
         self.inodes.get(&number).map_or(0, |inode| inode.live.read(into, offset))
     }
 
+    /// As [`Disk::read`], past the cache.
+    pub(super) fn read_direct(&self, number: u64, into: &mut [u8], offset: u64) -> usize {
+        self.inodes.get(&number).map_or(0, |inode| inode.read_direct(into, offset))
+    }
+
     /// Writes the first `len` bytes of `data`, as far as there is room.
     pub(super) fn write(&mut self, number: u64, data: &Data, len: usize, offset: u64) -> io::Result<()> {
         let room_bytes = self.room_bytes();

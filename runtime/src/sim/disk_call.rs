@@ -31,7 +31,7 @@ const BYTES_PER_NS: u64 = 4;
 #[derive(Debug, Clone)]
 pub(super) enum DiskCall {
     Open { path: PathBuf, options: OpenOptions },
-    Read { inode: u64, buf: Vec<u8>, offset: u64 },
+    Read { inode: u64, buf: Vec<u8>, from: usize, offset: u64, is_direct: bool },
     Write { inode: u64, data: Data, offset: u64 },
     Sync { inode: u64 },
     CreateDir(PathBuf),
@@ -118,7 +118,7 @@ impl DiskCall {
     fn latency_ns(&self, disk: &Disk, random: &mut Random) -> u64 {
         let ((from, to), bytes) = match self {
             Self::Open { .. } => (OPEN_NS, 0),
-            Self::Read { buf, .. } => (READ_NS, buf.len()),
+            Self::Read { buf, from, .. } => (READ_NS, buf.len() - from),
             Self::Write { data, .. } => (WRITE_NS, data.len()),
             Self::Sync { .. } | Self::SyncDir(_) => (SYNC_NS, 0),
             _ => (NAME_NS, 0),
@@ -232,8 +232,12 @@ fn carry_out(disk: &mut Disk, random: &mut Random, node: usize, asked: Asked) ->
             DiskAnswer::Opened(Opened { node, process, inode, has_lock: options.exclusive_lock })
         }),
         DiskCall::Read { buf, .. } if is_to_fail => Ok(DiskAnswer::Read(Err(io_fault()), buf)),
-        DiskCall::Read { inode, mut buf, offset } => {
-            let count = disk.read(inode, &mut buf, offset);
+        DiskCall::Read { inode, mut buf, from, offset, is_direct } => {
+            let into = &mut buf[from..];
+            let count = match is_direct {
+                true => disk.read_direct(inode, into, offset),
+                false => disk.read(inode, into, offset),
+            };
             Ok(DiskAnswer::Read(Ok(count), buf))
         }
         DiskCall::Write { inode, data, offset } if is_to_fail => {

@@ -8,7 +8,7 @@ use super::disk_call::{self, DiskAnswer, DiskCall, Opened, process_is_gone};
 use super::node::NodePort;
 use super::pages::Data;
 use crate::buf::IoBuf;
-use crate::file::OpenOptions;
+use crate::file::{DIRECT_ALIGN_BYTES, OpenOptions};
 use crate::sync::Arc;
 
 /// An open file of a simulated disk.
@@ -21,6 +21,7 @@ struct Handle {
     opened: Opened,
     is_readable: bool,
     is_writable: bool,
+    is_direct: bool,
 }
 
 impl fmt::Debug for SimFile {
@@ -44,16 +45,28 @@ impl SimFile {
                 opened,
                 is_readable: options.read || !options.write,
                 is_writable: options.write,
+                is_direct: options.direct,
             }))),
             other => unreachable!("a file was opened, not {other:?}"),
         }
     }
 
-    pub(crate) async fn read_at(&self, buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
+    pub(crate) async fn read_at(
+        &self,
+        buf: Vec<u8>,
+        from: usize,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
         if !self.0.is_readable {
             return (Err(io::ErrorKind::PermissionDenied.into()), buf);
         }
-        let call = DiskCall::Read { inode: self.0.opened.inode, buf, offset };
+        let is_direct = self.0.is_direct;
+        let aligned = |number: u64| number.is_multiple_of(DIRECT_ALIGN_BYTES as u64);
+        assert!(
+            !is_direct || (aligned(offset) && aligned((buf.len() - from) as u64)),
+            "a direct read is aligned"
+        );
+        let call = DiskCall::Read { inode: self.0.opened.inode, buf, from, offset, is_direct };
         match disk_call::start(&self.0.port, call).await {
             Ok(DiskAnswer::Read(result, buf)) => (result, buf),
             Ok(other) => unreachable!("bytes were asked for, not {other:?}"),

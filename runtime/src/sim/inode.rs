@@ -1,7 +1,7 @@
 //! What happens to the bytes of one file when its machine or its disk fails.
 
 use super::disk::{Inode, Odds};
-use super::pages::{PAGE_BYTES, Page, PageRanges};
+use super::pages::{PAGE_BYTES, Page, PageRanges, spans};
 use super::random::{Random, is_zero};
 use crate::sync::Arc;
 
@@ -51,6 +51,21 @@ impl Inode {
                 self.live.set_page(page, self.durable.page(page).cloned());
             }
         }
+    }
+
+    /// What [`Inode::forget_cached`] would have to be read, while the cache stays as it is.
+    pub(super) fn read_direct(&self, into: &mut [u8], offset: u64) -> usize {
+        let read = self.live.read(into, offset);
+        let is_cached_only =
+            |page| self.dirty.contains(page) || self.syncing.iter().any(|sync| sync.pages.contains(page));
+        let mut done = 0;
+        for (page, from, to) in spans(offset, read) {
+            if !is_cached_only(page) {
+                into[done..done + to - from].copy_from_slice(&bytes_of(self.durable.page(page))[from..to]);
+            }
+            done += to - from;
+        }
+        read
     }
 
     /// How many bytes of a page lie within the file.

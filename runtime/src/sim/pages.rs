@@ -50,6 +50,10 @@ impl PageRanges {
         }
     }
 
+    pub(super) fn contains(&self, page: u64) -> bool {
+        self.0.range(..=page).next_back().is_some_and(|(_, end)| page < *end)
+    }
+
     pub(super) fn insert_all(&mut self, other: &PageRanges) {
         other.iter().for_each(|range| self.insert(range));
     }
@@ -102,7 +106,7 @@ pub(super) fn whole_pages_bytes(len: u64) -> u64 {
 }
 
 /// Splits `len` bytes at `offset` into (page, from, to) within pages.
-fn spans(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+pub(super) fn spans(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
     let page_bytes = PAGE_BYTES as u64;
     let end = offset + len as u64;
     let mut at = offset;

@@ -12,7 +12,7 @@ use super::ring::Ring;
 use crate::buf::IoBuf;
 use crate::context;
 use crate::executor::Backend;
-use crate::file::OpenOptions;
+use crate::file::{DIRECT_ALIGN_BYTES, OpenOptions};
 use crate::sync::Arc;
 
 /// The permissions of created files.
@@ -22,6 +22,7 @@ const MODE: u32 = 0o644;
 #[derive(Debug, Clone)]
 pub(crate) struct UringFile {
     fd: Arc<OwnedFd>,
+    is_direct: bool,
 }
 
 /// The ring of the current core.
@@ -43,18 +44,30 @@ impl UringFile {
         flags.set(OFlags::CREATE, options.create || options.create_new);
         flags.set(OFlags::EXCL, options.create_new);
         flags.set(OFlags::TRUNC, options.truncate);
+        flags.set(OFlags::DIRECT, options.direct);
         let fd = open(ring, path, flags).await?;
         if options.exclusive_lock {
             flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
         }
-        Ok(Self { fd: Arc::new(fd) })
+        Ok(Self { fd: Arc::new(fd), is_direct: options.direct })
     }
 
-    pub(crate) async fn read_at(&self, mut buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
+    pub(crate) async fn read_at(
+        &self,
+        mut buf: Vec<u8>,
+        from: usize,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
         let ring = current_ring("File::read_at");
-        let mut start = 0;
+        let is_aligned = |number: usize| number.is_multiple_of(DIRECT_ALIGN_BYTES);
+        assert!(
+            !self.is_direct || [buf[from..].as_ptr().addr(), buf.len() - from].into_iter().all(is_aligned),
+            "a direct read is aligned"
+        );
+        let mut start = from;
         while start < buf.len() {
-            let request = Read { fd: self.fd.clone(), buf, start, offset: offset + start as u64 };
+            let offset = offset + (start - from) as u64;
+            let request = Read { fd: self.fd.clone(), buf, start, offset };
             let (result, request) = ring.submit(request).await;
             buf = request.buf;
             match result {
@@ -63,8 +76,12 @@ impl UringFile {
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return (Err(error), buf),
             }
+            // Only the end of the file makes that of a direct read, and there is nothing behind it that could be asked for.
+            if self.is_direct && !is_aligned(start - from) {
+                break;
+            }
         }
-        (Ok(start), buf)
+        (Ok(start - from), buf)
     }
 
     pub(crate) async fn write_all_at<B: IoBuf>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {

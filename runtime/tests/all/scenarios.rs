@@ -8,8 +8,8 @@ use lockgate_runtime::sim::Sim;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::{
-    Event, File, OpenOptions, Runtime, TcpListener, TcpStream, Watermark, core_index, current, fs, now_ns,
-    random_u64, sleep, spawn, timeout, yield_now,
+    DIRECT_ALIGN_BYTES, Event, File, OpenOptions, Runtime, TcpListener, TcpStream, Watermark, core_index,
+    current, direct_start, fs, now_ns, random_u64, sleep, spawn, timeout, yield_now,
 };
 
 const CORES: usize = 2;
@@ -87,6 +87,33 @@ fn files_round_trip() {
         // An unlinked file lives on with its handle.
         let (result, _) = file.read_at(vec![0; 8], 0).await;
         assert_eq!(result.expect("read"), 8);
+    });
+}
+
+#[test]
+fn direct_reads_have_what_was_written_synced_or_not() {
+    on_both(|directory| async move {
+        let path = directory.join("file");
+        let file = open(&path).await;
+        let content: Vec<u8> = (0..20_000u32).map(|at| (at / 7) as u8).collect();
+        file.write_all_at(content[..9_000].to_vec(), 0).await.0.expect("written");
+        file.sync_data().await.expect("synced");
+        file.write_all_at(content[9_000..].to_vec(), 9_000).await.0.expect("written");
+        let direct = match File::open(&path, &OpenOptions::new().read(true).direct(true)).await {
+            Ok(direct) => direct,
+            // The filesystem of temporary files may have none.
+            Err(error) => return assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}"),
+        };
+        for (offset, length) in
+            [(0, 8_192), (4_096, 4_096), (8_192, 16_384), (16_384, 4_096), (20_480, 4_096)]
+        {
+            let mut buffer = vec![0; 100 + 2 * DIRECT_ALIGN_BYTES + length];
+            let from = direct_start(&buffer, 100);
+            buffer.truncate(from + length);
+            let (read, buffer) = direct.read_part_at(buffer, from, offset as u64).await;
+            let wanted = content.get(offset..content.len().min(offset + length)).unwrap_or_default();
+            assert_eq!(&buffer[from..from + read.expect("read")], wanted, "{length} bytes from {offset}");
+        }
     });
 }
 

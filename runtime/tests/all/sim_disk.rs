@@ -167,6 +167,31 @@ fn a_removed_directory_comes_back_as_far_as_that_was_not_synced() {
 }
 
 #[test]
+fn a_direct_read_shows_a_failed_sync_and_leaves_the_cache_as_it_is() {
+    let sim = Sim::new(1);
+    let node = sim.node("node", 1);
+    node.block_on(0, || async { drop(synced("/file", 8192).await) });
+    sim.fail_next_sync("node");
+    node.block_on(0, || async {
+        let file = open("/file").await;
+        write(&file, vec![2; 4096], 0).await;
+        file.sync_data().await.expect_err("it fails");
+        // In no sync yet.
+        write(&file, vec![3; 100], 4096).await;
+        let options = OpenOptions { read: true, direct: true, ..OpenOptions::default() };
+        let direct = File::open(Path::new("/file"), &options).await.expect("opened");
+        let (read, on_disk) = direct.read_at(vec![0; 8192], 0).await;
+        assert_eq!(read.expect("read"), 8192);
+        assert!(
+            on_disk[..4096] == [1; 4096] && on_disk[4096..4196] == [3; 100] && on_disk[4196..] == [1; 3996]
+        );
+        let (read, cached) = file.read_at(vec![0; 8192], 0).await;
+        assert_eq!(read.expect("read"), 8192);
+        assert!(cached[..4096] == [2; 4096] && cached[4096..] == on_disk[4096..]);
+    });
+}
+
+#[test]
 fn the_pages_of_a_failed_sync_are_lost_though_the_next_one_succeeds() {
     for seed in 0..SEEDS {
         let sim = Sim::new(seed);

@@ -71,6 +71,23 @@ fn a_nodes_directory_is_checked_and_repaired() {
     assert!(Path::new(&original).join("cluster").exists() && !node.data.join("cluster").exists());
     let (code, told, errors) = check(&[&data]);
     assert_eq!(code, Some(0), "{told}{errors}");
+    // As if the repair had ended between the two names: nothing is begun there, and the next one goes on.
+    let building = format!("{data}.building");
+    fs::rename(&data, &building).expect("renamed");
+    let refused = node.try_restart().expect_err("it is not begun anew");
+    assert!(refused.errors.contains(&building) && !node.data.exists(), "{refused:?}");
+    let (code, told, errors) = check(&[&data]);
+    assert_eq!(code, Some(1), "{told}{errors}");
+    assert!(
+        told.contains(&building) && told.contains(&original) && told.contains("check --repair"),
+        "{told}"
+    );
+    let (code, told, errors) = check(&[&data, "--repair"]);
+    assert_eq!(code, Some(1), "{told}{errors}");
+    assert!(told.contains("had made the new directory") && told.contains("2 keys in 2 slots"), "{told}");
+    assert!(Path::new(&original).exists() && !Path::new(&building).exists());
+    let (code, told, errors) = check(&[&data]);
+    assert_eq!(code, Some(0), "{told}{errors}");
     // Its keys go back through a file.
     let backup = format!("{data}.backup");
     lockgate(&["backup", "--dir", &data, &backup]).expect("it is backed up");

@@ -37,7 +37,7 @@ fn on_both<F: Future<Output = ()> + 'static>(test: impl Fn(PathBuf) -> F + Copy 
     in_simulation(test);
 }
 
-fn on_core<F: Future<Output = ()> + 'static>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
+pub(super) fn on_core<F: Future<Output = ()> + 'static>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("log");
     let runtime = Runtime::builder().cores(1).pin(false).name("test").build().expect("a runtime");
@@ -45,7 +45,9 @@ fn on_core<F: Future<Output = ()> + 'static>(test: impl FnOnce(PathBuf) -> F + S
     runtime.shutdown();
 }
 
-fn in_simulation<F: Future<Output = ()> + 'static>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
+pub(super) fn in_simulation<F: Future<Output = ()> + 'static>(
+    test: impl FnOnce(PathBuf) -> F + Send + 'static,
+) {
     let sim = Sim::new(7);
     sim.node("a", 1).block_on(0, move || test(PathBuf::from("/node/log")));
 }
