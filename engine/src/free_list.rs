@@ -178,7 +178,7 @@ impl FreeList {
 
     #[cfg(test)]
     fn blocks(&self) -> Vec<(u32, u32)> {
-        let end = self.first_lines.0.len() as u32 * 64;
+        let end = (self.first_lines.pieces.len() * PIECE_WORDS * 64) as u32;
         let mut starts: Vec<u32> = Vec::new();
         while let Some(start) = self.first_lines.next(starts.last().map_or(0, |start| start + 1), end) {
             starts.push(start);
@@ -195,52 +195,68 @@ impl FreeList {
     }
 }
 
-/// A bit for each line. Words that were never set take no memory.
-struct Bits(Vec<u64>);
+/// Words of a piece: bits for 16 MiB of memory.
+const PIECE_WORDS: usize = 4096;
+
+/// A bit for each line, in pieces: those of which no bit was ever set are not there. An arena uses the low end of its range
+/// and the last line; all bits in one allocation would be 32 MiB of zeros, which an allocator that has such a piece at hand
+/// has to write.
+struct Bits {
+    pieces: Vec<Option<Box<[u64; PIECE_WORDS]>>>,
+}
 
 impl Bits {
     fn new(bits: u32) -> Bits {
         // One more, so that one behind the end may be looked at.
-        Bits(vec![0; bits as usize / 64 + 1])
+        let words = bits as usize / 64 + 1;
+        Bits { pieces: vec![None; words.div_ceil(PIECE_WORDS)] }
+    }
+
+    /// 64 bits; `None` behind the end.
+    fn word(&self, at: usize) -> Option<u64> {
+        let piece = self.pieces.get(at / PIECE_WORDS)?;
+        Some(piece.as_ref().map_or(0, |words| words[at % PIECE_WORDS]))
     }
 
     fn has(&self, at: u32) -> bool {
-        self.0[at as usize / 64] >> (at % 64) & 1 == 1
+        self.word(at as usize / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
     fn set(&mut self, at: u32, to: bool) {
-        let (word, bit) = (&mut self.0[at as usize / 64], 1 << (at % 64));
+        let (place, bit) = (at as usize / 64, 1 << (at % 64));
+        let piece = self.pieces[place / PIECE_WORDS].get_or_insert_with(|| Box::new([0; PIECE_WORDS]));
+        let word = &mut piece[place % PIECE_WORDS];
         if to { *word |= bit } else { *word &= !bit }
     }
 
     /// The first bit that is set in `from..to`.
     fn next(&self, from: u32, to: u32) -> Option<u32> {
-        let mut word = from as usize / 64;
-        let mut bits = self.0.get(word)? & (u64::MAX << (from % 64));
+        let mut at = from as usize / 64;
+        let mut bits = self.word(at)? & (u64::MAX << (from % 64));
         while bits == 0 {
-            word += 1;
-            if word * 64 >= to as usize {
+            at += 1;
+            if at * 64 >= to as usize {
                 return None;
             }
-            bits = *self.0.get(word)?;
+            bits = self.word(at)?;
         }
-        let found = word as u32 * 64 + bits.trailing_zeros();
+        let found = at as u32 * 64 + bits.trailing_zeros();
         (found < to).then_some(found)
     }
 
     /// The last bit that is set among the `count` that end with `last`.
     fn previous(&self, last: u32, count: u32) -> Option<u32> {
         let first = (last + 1).saturating_sub(count);
-        let mut word = last as usize / 64;
-        let mut bits = self.0[word] & (u64::MAX >> (63 - last % 64));
+        let mut at = last as usize / 64;
+        let mut bits = self.word(at)? & (u64::MAX >> (63 - last % 64));
         while bits == 0 {
-            if word as u32 * 64 <= first {
+            if at as u32 * 64 <= first {
                 return None;
             }
-            word -= 1;
-            bits = self.0[word];
+            at -= 1;
+            bits = self.word(at)?;
         }
-        let found = word as u32 * 64 + 63 - bits.leading_zeros();
+        let found = at as u32 * 64 + 63 - bits.leading_zeros();
         (found >= first).then_some(found)
     }
 }
@@ -280,6 +296,21 @@ mod tests {
                 assert_eq!(bits.previous(900, at), (set <= 900 && set + at > 900).then_some(set));
             }
         }
+    }
+
+    #[test]
+    fn bits_are_found_across_pieces() {
+        let piece = PIECE_WORDS as u32 * 64;
+        let mut bits = Bits::new(4 * piece);
+        assert!(bits.pieces.iter().all(Option::is_none));
+        bits.set(3 * piece, true);
+        assert_eq!(bits.pieces.iter().flatten().count(), 1, "what is not set takes no memory");
+        assert_eq!((bits.next(5, 4 * piece), bits.next(5, 3 * piece)), (Some(3 * piece), None));
+        assert_eq!(bits.previous(3 * piece + 9, 10), Some(3 * piece));
+        assert_eq!(bits.previous(3 * piece - 1, 2 * piece), None);
+        bits.set(7, true);
+        assert_eq!(bits.previous(3 * piece - 1, 3 * piece), Some(7));
+        assert!(bits.has(7) && !bits.has(piece + 7));
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! Looks at every node after every step of the simulation, and tells the oracles what has changed.
 //!
-//! Invariant: oracles see every state of every gate and map that outlives one poll of one core, in the order in which
-//! these states came about. (Within a poll the node is at work, and answers nobody.)
+//! Invariant: oracles see every state of every gate and map that outlives one turn of one core, in the order in which these
+//! states came about. (Within a turn the node is at work, and nothing that it sends has arrived.) A node's state changes
+//! only while its machine's cores run, or by faults: where the simulation says that only one machine has run, the others are
+//! as they were.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use lockgate_engine::{Gate, Slot, SlotStatus};
 use lockgate_migrate::control::ClusterMap;
 use lockgate_runtime::Event;
+use lockgate_runtime::sim::Ran;
 use lockgate_runtime::sync::Arc;
 
 use crate::cli::story;
@@ -46,6 +50,8 @@ pub struct View {
     pub hot: Vec<Slot>,
     /// Machine by machine.
     pub seen: Vec<Seen>,
+    /// The machines that may have changed since the last look.
+    pub looked_at: Range<usize>,
     /// Jobs and their steps.
     pub jobs: Jobs,
     /// Ideal time.
@@ -90,6 +96,10 @@ pub struct Watch {
     /// What was seen last.
     pub view: View,
     oracles: Vec<Box<dyn Oracle>>,
+    /// The places of machines by their numbers in the simulation, as far as they were asked for.
+    places: Vec<Option<usize>>,
+    /// Whether a map was told of in this look.
+    map_changed: bool,
     /// Leases that were over before the next one began or the reign ended.
     pub leases_ran_out: u64,
     /// Members that were fenced.
@@ -112,21 +122,34 @@ impl Watch {
     /// An observer of this cluster.
     pub fn new(cluster: Rc<Cluster>, oracles: Vec<Box<dyn Oracle>>) -> Rc<RefCell<Watch>> {
         let seen = cluster.machines.iter().map(|_| Seen::default()).collect();
-        let view = View { hot: cluster.hot_slots(), cluster, seen, jobs: Jobs::default(), now_ns: 0 };
+        let (hot, looked_at) = (cluster.hot_slots(), 0..0);
+        let view = View { hot, cluster, seen, looked_at, jobs: Jobs::default(), now_ns: 0 };
         let (leases_ran_out, fences) = (0, 0);
         let (violation, violated) = (None, Event::new());
-        Rc::new(RefCell::new(Watch { view, oracles, leases_ran_out, fences, violation, violated }))
+        let (places, map_changed) = (Vec::new(), false);
+        Rc::new(RefCell::new(Watch {
+            view,
+            oracles,
+            places,
+            map_changed,
+            leases_ran_out,
+            fences,
+            violation,
+            violated,
+        }))
     }
 
-    /// One look at everything.
+    /// One look at everything that may have changed.
     pub fn look(&mut self) {
         self.view.now_ns = self.view.cluster.control.now_ns();
         story::set_now_ns(self.view.now_ns);
+        self.view.looked_at = self.who_ran();
+        self.map_changed = false;
         let mut found = Ok(());
-        for machine in 0..self.view.seen.len() {
+        for machine in self.view.looked_at.clone() {
             found = found.and_then(|()| self.look_at(machine));
         }
-        self.view.look_at_jobs();
+        self.view.look_at_jobs(self.map_changed);
         found = found.and_then(|()| self.tell_step());
         if let Err(what) = self.view.parked_were_woken() {
             self.violate("parked requests are woken", what);
@@ -138,6 +161,27 @@ impl Watch {
         if let Some(what) = complaint {
             self.violate("processes run", what);
         }
+    }
+
+    /// The machines whose nodes may have changed. What runs on the driver's machine starts and ends processes.
+    fn who_ran(&mut self) -> Range<usize> {
+        let all = 0..self.view.seen.len();
+        match self.view.cluster.control.ran() {
+            Ran::Nothing => 0..0,
+            Ran::Machine(number) => self.place_of(number).map_or(all, |place| place..place + 1),
+            Ran::Anything => all,
+        }
+    }
+
+    fn place_of(&mut self, number: usize) -> Option<usize> {
+        if number >= self.places.len() {
+            let cluster = &self.view.cluster;
+            let numbers: Vec<_> =
+                cluster.machines.iter().map(|machine| cluster.control.number(&machine.name)).collect();
+            let place = |number| numbers.iter().position(|known| *known == Some(number));
+            self.places = (0..=number).map(place).collect();
+        }
+        self.places[number]
     }
 
     /// Notes a violation, unless there is one.
@@ -273,6 +317,7 @@ impl Watch {
     }
 
     fn tell_map(&mut self, change: &MapChange) -> Result<(), (&'static str, String)> {
+        self.map_changed = true;
         self.view.jobs.map_changed(change);
         for oracle in &mut self.oracles {
             oracle.map(change, &self.view).map_err(|what| (oracle.name(), what))?;
@@ -308,10 +353,16 @@ impl View {
         Ok(())
     }
 
-    /// Asks the sources of jobs that are not decided where they stand.
-    fn look_at_jobs(&mut self) {
+    /// Asks the sources of jobs that are not decided where they stand. A newer map may name another source.
+    fn look_at_jobs(&mut self, map_changed: bool) {
+        if self.looked_at.is_empty() {
+            return;
+        }
         for (id, source) in self.jobs.undecided() {
             let machine = Cluster::machine_of(source);
+            if !map_changed && !self.looked_at.contains(&machine) {
+                continue;
+            }
             // The phase is of the attempt that this machine has applied; others may be ahead of it.
             let map = self.seen[machine].map.as_ref();
             let attempt = map.and_then(|map| map.jobs.get(&id)).map(|job| job.attempt);

@@ -48,7 +48,7 @@ pub struct Workload {
     pub counters: RefCell<Counters>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Get,
     Set,
@@ -57,6 +57,12 @@ enum Kind {
     CompareAndSet,
     SetExpiring,
     Expire,
+}
+
+impl Kind {
+    fn has_value(self) -> bool {
+        !matches!(self, Kind::Get | Kind::Delete | Kind::Expire)
+    }
 }
 
 impl Weights {
@@ -177,7 +183,8 @@ impl Workload {
     ) -> bool {
         let value = self.new_value();
         let compared = key.seen.get();
-        let (bytes, expected) = (self.value(value), self.value(compared));
+        let bytes = if kind.has_value() { self.value(value) } else { Vec::new() };
+        let expected = if kind == Kind::CompareAndSet { self.value(compared) } else { Vec::new() };
         let ttl_ms = random.between(TTL_MS.0, TTL_MS.1);
         let ttl = ttl_ms.to_string();
         let name = &key.name[..];

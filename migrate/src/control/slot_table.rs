@@ -4,7 +4,7 @@
 //! change copies the chunk that it touches.
 
 use std::fmt;
-use std::ops::{Index, IndexMut};
+use std::ops::{Index, IndexMut, Range};
 
 use lockgate_engine::Slot;
 use lockgate_runtime::sync::Arc;
@@ -19,10 +19,12 @@ const CHUNK: usize = 128;
 
 const _: () = assert!((SLOT_COUNT as usize).is_multiple_of(CHUNK));
 
+type Chunk = [SlotOwner; CHUNK];
+
 /// One [`SlotOwner`] for every slot.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Eq)]
 pub struct SlotTable {
-    chunks: Vec<Arc<[SlotOwner; CHUNK]>>,
+    chunks: Vec<Arc<Chunk>>,
 }
 
 impl SlotTable {
@@ -37,6 +39,14 @@ impl SlotTable {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
+    /// The slots in runs, in order, and whether a run's owners are the very ones of the run before it.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Range<u16>, bool)> {
+        (0..self.chunks.len()).map(|at| {
+            let is_repeated = at > 0 && Arc::ptr_eq(&self.chunks[at - 1], &self.chunks[at]);
+            ((at * CHUNK) as u16..((at + 1) * CHUNK) as u16, is_repeated)
+        })
+    }
+
     /// Changes the owners that `wanted` names; only their chunks are copied.
     pub(super) fn change(
         &mut self,
@@ -48,6 +58,18 @@ impl SlotTable {
                 Arc::make_mut(chunk).iter_mut().filter(|owner| wanted(owner)).for_each(&mut change);
             }
         }
+    }
+}
+
+impl PartialEq for SlotTable {
+    /// Two tables that came to the same by different ways share no chunk with each other. But each may have one chunk at
+    /// many places, and then the same pair is met again and again.
+    fn eq(&self, other: &SlotTable) -> bool {
+        let mut equal = None;
+        self.chunks.iter().zip(&other.chunks).all(|(mine, theirs)| {
+            let pair = (Arc::as_ptr(mine), Arc::as_ptr(theirs));
+            pair.0 == pair.1 || equal.replace(pair) == Some(pair) || mine == theirs
+        })
     }
 }
 
@@ -86,8 +108,12 @@ impl<'de> Deserialize<'de> for SlotTable {
         if owners.len() != usize::from(SLOT_COUNT) {
             return Err(serde::de::Error::invalid_length(owners.len(), &"one owner for each slot"));
         }
-        let chunks = owners.as_chunks::<CHUNK>().0;
-        Ok(SlotTable { chunks: chunks.iter().map(|chunk| Arc::new(*chunk)).collect() })
+        let mut chunks: Vec<Arc<Chunk>> = Vec::with_capacity(owners.len() / CHUNK);
+        for chunk in owners.as_chunks::<CHUNK>().0 {
+            let repeated = chunks.last().filter(|last| ***last == *chunk).cloned();
+            chunks.push(repeated.unwrap_or_else(|| Arc::new(*chunk)));
+        }
+        Ok(SlotTable { chunks })
     }
 }
 
@@ -115,5 +141,32 @@ mod tests {
     fn a_table_of_another_length_is_refused() {
         let bytes = postcard::to_stdvec(&vec![SlotOwner::UNOWNED; 5]).unwrap();
         assert!(postcard::from_bytes::<SlotTable>(&bytes).is_err());
+    }
+
+    #[test]
+    fn tables_are_equal_by_what_they_hold() {
+        let mut first = SlotTable::filled(SlotOwner::UNOWNED);
+        let mut second = SlotTable::filled(SlotOwner::UNOWNED);
+        assert!(first == second);
+        for number in [0, 127, 128, 5_000, SLOT_COUNT - 1] {
+            let slot = Slot::new(number).unwrap();
+            first[slot].shard = Some(ShardId(1));
+            assert!(first != second, "slot {number}");
+            second[slot].shard = Some(ShardId(1));
+            assert!(first == second, "slot {number}");
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_shares_chunks_as_what_was_encoded() {
+        let mut table = SlotTable::filled(SlotOwner::UNOWNED);
+        table[Slot::new(1_000).unwrap()].version = 4;
+        let bytes = postcard::to_stdvec(&table).unwrap();
+        let decoded: SlotTable = postcard::from_bytes(&bytes).unwrap();
+        assert!(decoded == table);
+        let repeated = |table: &SlotTable| table.runs().filter(|(_, is_repeated)| *is_repeated).count();
+        assert_eq!((repeated(&table), repeated(&decoded)), (125, 125));
+        let ends: Vec<_> = table.runs().map(|(run, _)| run.end).collect();
+        assert_eq!((ends.len(), ends.last()), (usize::from(SLOT_COUNT) / CHUNK, Some(&SLOT_COUNT)));
     }
 }

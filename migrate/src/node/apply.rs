@@ -230,7 +230,7 @@ impl Driver {
         }
         let mine = self.my_primary_shard();
         let engine = &self.shared.engine;
-        let is_served = |slot: Slot| matches!(engine.slot_status(slot).gate, Gate::Owned | Gate::Frozen);
+        let is_served = |slot: Slot| matches!(engine.gate(slot), Gate::Owned | Gate::Frozen);
         let serving: Vec<JobId> = self
             .map
             .jobs
@@ -279,8 +279,13 @@ impl Reconciler {
     ) {
         let view = View::new(map, &self.me);
         for &slot in slots {
-            let status = self.shared.engine.slot_status(slot);
             let desired = view.desired(slot, released);
+            // Of what is neither here nor wanted nothing else is of interest: often that is nearly every slot.
+            if desired == Desired::Nothing && self.shared.engine.gate(slot) == Gate::Absent {
+                receivers.unwant(slot);
+                continue;
+            }
+            let status = self.shared.engine.slot_status(slot);
             if let Err(error) = self.settle(&view, map, slot, desired, &status, receivers) {
                 // Stale: the data is of a time that this map has not reached yet (a replay); later entries settle it.
                 if !matches!(error, SlotError::Stale { .. }) {

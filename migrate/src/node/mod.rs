@@ -221,7 +221,7 @@ impl Node {
         let event = self.shared.engine.gate_event(slot);
         loop {
             let changed = event.listen();
-            if !refused(self.shared.engine.slot_status(slot).gate) {
+            if !refused(self.shared.engine.gate(slot)) {
                 return;
             }
             changed.await;
@@ -309,7 +309,7 @@ impl Node {
 
     /// Whether this node serves reads of that slot at this moment: its gate is open, and its lease is not over.
     pub fn serves(&self, slot: Slot) -> bool {
-        let gate = self.shared.engine.slot_status(slot).gate;
+        let gate = self.shared.engine.gate(slot);
         matches!(gate, Gate::Owned | Gate::Frozen) && self.shared.holds_lease()
     }
 

@@ -39,7 +39,6 @@ impl QuorumWatch {
 
 /// The slots that are frozen here.
 pub(super) fn frozen_slots(engine: &Engine) -> Vec<SlotRange> {
-    let frozen: BTreeSet<Slot> =
-        Slot::all().filter(|&slot| engine.slot_status(slot).gate == Gate::Frozen).collect();
+    let frozen: BTreeSet<Slot> = Slot::all().filter(|&slot| engine.gate(slot) == Gate::Frozen).collect();
     ranges_of(frozen)
 }

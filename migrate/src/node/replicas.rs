@@ -85,9 +85,7 @@ impl Replicas {
                 *goal = self::goal(shared);
             }
             // Slots that left meanwhile are no longer this replica's to reach.
-            goal.retain(|&(slot, counter)| {
-                received(slot) < counter && is_fed(shared.engine.slot_status(slot).gate)
-            });
+            goal.retain(|&(slot, counter)| received(slot) < counter && is_fed(shared.engine.gate(slot)));
             caught_up = goal.is_empty();
         }
         Some(ReplicaView { node, boot, connected, in_sync, caught_up })
@@ -96,7 +94,8 @@ impl Replicas {
 
 /// Every slot that replicas of this shard follow, with the counter that it has now.
 pub(super) fn goal(shared: &Shared) -> Vec<(Slot, u64)> {
-    let statuses = Slot::all().map(|slot| (slot, shared.engine.slot_status(slot)));
+    let fed = Slot::all().filter(|&slot| is_fed(shared.engine.gate(slot)));
+    let statuses = fed.map(|slot| (slot, shared.engine.slot_status(slot)));
     statuses
         .filter(|(_, status)| is_fed(status.gate))
         .map(|(slot, status)| (slot, status.version.counter))

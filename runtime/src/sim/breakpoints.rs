@@ -10,7 +10,8 @@ type Act = Box<dyn FnOnce()>;
 /// Polls of machines, counted, and what is to be done after which.
 #[derive(Default)]
 pub(super) struct Breakpoints {
-    polls: BTreeMap<usize, u64>,
+    /// By machine.
+    polls: Vec<u64>,
     /// By machine and number of the poll.
     acts: BTreeMap<(usize, u64), Vec<Act>>,
 }
@@ -18,7 +19,7 @@ pub(super) struct Breakpoints {
 impl Breakpoints {
     /// How often a machine was polled.
     pub fn polls(&self, node: usize) -> u64 {
-        self.polls.get(&node).copied().unwrap_or(0)
+        self.polls.get(node).copied().unwrap_or(0)
     }
 
     pub fn add(&mut self, node: usize, number: u64, act: Act) {
@@ -27,9 +28,11 @@ impl Breakpoints {
 
     /// A machine was polled. Returns whether something is to be done after this poll.
     pub fn polled(&mut self, node: usize) -> bool {
-        let polls = self.polls.entry(node).or_default();
-        *polls += 1;
-        self.acts.contains_key(&(node, *polls))
+        if self.polls.len() <= node {
+            self.polls.resize(node + 1, 0);
+        }
+        self.polls[node] += 1;
+        self.acts.contains_key(&(node, self.polls[node]))
     }
 
     /// Takes what is to be done after the machine's last poll.

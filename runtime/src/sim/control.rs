@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::clock::PPM_MAX;
-use super::driver::{DRIVER, Driver};
+use super::driver::{DRIVER, Driver, Ran};
 use super::faults::{DiskFaults, LinkFaults, PowerLoss};
 use super::image::{DiskImage, Outage, Recorder};
 use super::machine::{Ending, Machine};
@@ -360,5 +360,15 @@ impl Control {
     /// simulation. Observers stay until the simulation is dropped, and are called in the order of their coming.
     pub fn on_step(&self, observer: impl FnMut() + 'static) {
         self.driver().add_observer(Box::new(observer));
+    }
+
+    /// For an observer: what has run since observers were called before. A fault that was injected counts as anything.
+    pub fn ran(&self) -> Ran {
+        self.driver().ran()
+    }
+
+    /// The number of a machine; `None` before its first start. See [`Ran`].
+    pub fn number(&self, name: &str) -> Option<usize> {
+        self.look(|state| state.machine(name))
     }
 }

@@ -5,7 +5,8 @@
 //!   is runnable does time jump to the next timer or event.
 //! - Every poll takes a little virtual time, so that tasks that yield in a loop do not stop the clock.
 //! - Nothing runnable, no timer and no event while somebody waits is a deadlock: a panic that says who is left.
-//! - Observers run between polls: no core is current, and the world is not locked.
+//! - Observers run between polls: no core is current, and the world is not locked. What they are told has run is all that
+//!   has run since they were called before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -79,6 +80,19 @@ pub(super) struct Driver {
     runnable: RefCell<Vec<usize>>,
     /// How often each machine was polled, and what is to be done after which poll.
     breakpoints: RefCell<Breakpoints>,
+    /// What has run since observers were called.
+    ran: Cell<Ran>,
+}
+
+/// What has run since observers were called before: whatever a task could change has not changed elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// No task: bytes arrived, or operations ended.
+    Nothing,
+    /// Tasks of this machine's process. Machines are numbered in the order of their first start; the driver's is 0.
+    Machine(usize),
+    /// Tasks of several machines, or a fault was injected, or a process started or ended.
+    Anything,
 }
 
 /// A core that runs.
@@ -113,6 +127,7 @@ impl Sim {
             middlebox: RefCell::default(),
             runnable: RefCell::default(),
             breakpoints: RefCell::default(),
+            ran: Cell::new(Ran::Anything),
         });
         SIMS.with_borrow_mut(|sims| sims.insert(id, Rc::downgrade(&driver)));
         driver.start(DRIVER, 1);
@@ -186,8 +201,23 @@ impl Driver {
         self.seats.borrow().iter().filter(|seat| seat.node == node).map(|seat| seat.core.tasks()).sum()
     }
 
+    fn note_ran(&self, more: Ran) {
+        let ran = match (self.ran.get(), more) {
+            (Ran::Nothing, one) | (one, Ran::Nothing) => one,
+            (one, other) if one == other => one,
+            _ => Ran::Anything,
+        };
+        self.ran.set(ran);
+    }
+
+    /// For observers: what has run since they were called before.
+    pub(super) fn ran(&self) -> Ran {
+        self.ran.get()
+    }
+
     /// Ends the process of a machine.
     pub(super) fn end_process(&self, node: usize, ending: Ending) {
+        self.note_ran(Ran::Anything);
         let mut cores = Vec::new();
         self.seats.borrow_mut().retain(|seat| {
             let stays = seat.node != node;
@@ -232,6 +262,7 @@ impl Driver {
                 self.take_turn(&turn);
                 // They may set others for the polls to come.
                 let due = self.breakpoints.borrow_mut().take_due(turn.node);
+                self.note_ran(if due.is_empty() { Ran::Machine(turn.node) } else { Ran::Anything });
                 due.into_iter().for_each(|act| act());
                 self.observe();
             }
@@ -342,6 +373,7 @@ impl Driver {
     /// A fault was injected: the current turn ends, and observers see it.
     pub(super) fn acted(&self) {
         self.has_acted.set(true);
+        self.note_ran(Ran::Anything);
         if !self.is_driving.get() && !context::is_core_thread() {
             self.tell_closed_flows();
             self.observe();
@@ -353,6 +385,7 @@ impl Driver {
     }
 
     pub(super) fn add_observer(&self, observer: Box<dyn FnMut()>) {
+        self.note_ran(Ran::Anything);
         self.observers.borrow_mut().push(observer);
     }
 
@@ -364,6 +397,8 @@ impl Driver {
         observers.iter_mut().for_each(|observer| observer());
         // Those that were added meanwhile come after them.
         let added = self.observers.replace(observers);
+        // These have yet to see what there is.
+        self.ran.set(if added.is_empty() { Ran::Nothing } else { Ran::Anything });
         self.observers.borrow_mut().extend(added);
     }
 

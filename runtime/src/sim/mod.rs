@@ -47,7 +47,7 @@ mod socket;
 mod world;
 
 pub use self::control::Control;
-pub use self::driver::Sim;
+pub use self::driver::{Ran, Sim};
 pub use self::faults::{DiskFaults, LinkFaults, PowerLoss};
 pub(crate) use self::file::SimFile;
 pub use self::image::{DiskImage, Outage};

@@ -89,13 +89,21 @@ impl World {
 
     /// Runs `f` with the world locked, then the wakers that it has collected.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        let (value, wakes) = {
+        let (value, mut wakes) = {
             let mut state = self.state.lock();
             let value = f(&mut state);
+            if state.wakes.is_empty() {
+                return value;
+            }
             (value, std::mem::take(&mut state.wakes))
         };
-        for waker in wakes {
+        for waker in wakes.drain(..) {
             waker.wake();
+        }
+        // There are more to come: the room for them stays.
+        let mut state = self.state.lock();
+        if state.wakes.is_empty() {
+            state.wakes = wakes;
         }
         value
     }

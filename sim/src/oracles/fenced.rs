@@ -24,7 +24,8 @@ impl Oracle for FencedTakesNothing {
     }
 
     fn step(&mut self, view: &View) -> Result<(), String> {
-        for (machine, seen) in view.seen.iter().enumerate() {
+        for machine in view.looked_at.clone() {
+            let seen = &view.seen[machine];
             if !seen.is_fenced {
                 self.held.remove(&machine);
                 continue;

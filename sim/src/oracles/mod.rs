@@ -37,7 +37,7 @@ pub trait Oracle {
         Ok(())
     }
 
-    /// Something may have happened: called after every step, and cheap where nothing is to be seen.
+    /// Something may have happened to `view.looked_at`: called after every step, and cheap where nothing is to be seen.
     fn step(&mut self, _view: &View) -> Result<(), String> {
         Ok(())
     }

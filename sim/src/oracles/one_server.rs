@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lockgate_engine::Term;
 
 use super::Oracle;
-use crate::watch::View;
+use crate::watch::{View, serves};
 
 /// See the module.
 #[derive(Default)]
@@ -21,11 +21,14 @@ impl Oracle for OneServer {
     }
 
     fn server(&mut self, machine: usize, view: &View) -> Result<(), String> {
+        if !view.has_lease(machine) {
+            return Ok(());
+        }
         for (at, slot) in view.hot.iter().enumerate() {
-            let servers = view.servers(at);
-            if !servers.contains(&machine) {
+            if !view.slot(machine, at).is_some_and(|slot| serves(slot.gate)) {
                 continue;
             }
+            let servers = view.servers(at);
             if let [one, other, ..] = servers[..] {
                 return Err(format!("{} and {} serve slot {slot}", view.name(one), view.name(other)));
             }

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use lockgate_sim::plan::Scenario;
+
 fn lockgate_sim(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lockgate-sim")).args(args).output().expect("the simulator runs")
 }
@@ -62,5 +64,17 @@ fn wrong_usage_is_told_what_is_right() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
         assert!(error.contains(words), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn the_checks_run_every_scenario() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/scenarios");
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let listed: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    for scenario in Scenario::ALL {
+        let times = listed.iter().filter(|name| **name == scenario.name()).count();
+        assert_eq!(times, 1, "{scenario} in .ci/scenarios");
     }
 }
