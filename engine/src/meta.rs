@@ -390,12 +390,15 @@ impl Meta {
             return Err(MetaFault::Invalid("it remembers a boot that never was"));
         }
         let log_count = rest.u32()?;
-        let mut ends = BTreeMap::new();
+        let mut ends: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
         for _ in 0..log_count {
             let name_bytes = rest.u32()? as usize;
             let Ok(name) = std::str::from_utf8(rest.take(name_bytes)?) else {
                 return Err(MetaFault::Invalid("a log's name is not text"));
             };
+            if ends.last_key_value().is_some_and(|(last, _)| last.as_str() >= name) {
+                return Err(MetaFault::Invalid("its logs are out of order"));
+            }
             // No room is made for the count: it grows as the entries turn out to be there.
             let mut of_log = Vec::new();
             for _ in 0..rest.u32()? {
@@ -547,5 +550,11 @@ mod tests {
             bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
             assert!(matches!(Meta::decode(&bytes), Err(MetaFault::Invalid(_))), "count at {at}");
         }
+        // The one log twice: nobody could tell which of its ends counts.
+        let mut twice = bytes[..bytes.len() - CRC_BYTES].to_vec();
+        twice.extend_from_within(HEADER_BYTES..);
+        twice[HEADER_BYTES - 4] = 2;
+        twice.extend_from_slice(&crc32c::crc32c(&twice).to_le_bytes());
+        assert_eq!(Meta::decode(&twice), Err(MetaFault::Invalid("its logs are out of order")));
     }
 }
