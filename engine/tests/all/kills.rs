@@ -204,7 +204,7 @@ fn what_was_acknowledged_outlives_fifty_kills() {
         // Numbers of writes only rise, also where a delete hides the last one.
         let mut child = start(&path, (kill as u64) << 32);
         let lines = BufReader::new(child.stdout.take().expect("it is piped"));
-        let most = dice.below(LINES_MAX);
+        let most = 1 + dice.below(LINES_MAX);
         if dice.below(5) == 0 {
             // In the middle of its start, or soon after it.
             std::thread::sleep(Duration::from_micros(dice.below(40_000) as u64));
