@@ -110,8 +110,6 @@ impl Writer {
                 }
                 Rest::Idle => {
                     self.sleep(work, due_at_ns).await;
-                    // Whoever woke this task may be about to ask for a sync, and others to append: all of it in one.
-                    lockgate_runtime::yield_now().await;
                     self.resume().await?
                 }
                 Rest::Close(desk) => return self.finish(desk).await,
