@@ -110,6 +110,27 @@ impl File {
         }
     }
 
+    /// As [`File::write_all_at`] and then, when all is written, [`File::sync_data`]. In between `written` is called with the
+    /// buffer, on whatever thread: it must not block, nor use what belongs to a core.
+    pub async fn write_all_at_then_sync(
+        &self,
+        buf: Vec<u8>,
+        offset: u64,
+        written: impl FnOnce(Vec<u8>) + Send + 'static,
+    ) -> Result<(), WriteThenSyncError> {
+        match &self.0 {
+            Imp::Uring(file) => file.write_all_at_then_sync(buf, offset, written).await,
+            Imp::Sim(file) => {
+                let (result, buf) = file.write_all_at(buf, offset).await;
+                if let Err(error) = result {
+                    return Err(WriteThenSyncError::Write(error, buf));
+                }
+                written(buf);
+                file.sync_data().await.map_err(WriteThenSyncError::Sync)
+            }
+        }
+    }
+
     /// Makes the bytes that were written before this call durable (and what is needed to read them again). An error
     /// is final: what was written since the last success may be lost, and must not be written to this file again.
     pub async fn sync_data(&self) -> io::Result<()> {
@@ -136,8 +157,45 @@ impl File {
         }
     }
 
+    /// The same file for foreign threads, which may block. `None` if it is a simulated one: foreign threads are no part of
+    /// the simulation.
+    pub fn blocking(&self) -> Option<BlockingFile> {
+        match &self.0 {
+            Imp::Uring(file) => Some(BlockingFile(file.clone())),
+            Imp::Sim(_) => None,
+        }
+    }
+
     /// Whether the file's length is zero.
     pub async fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len().await? == 0)
+    }
+}
+
+/// Why [`File::write_all_at_then_sync`] failed.
+#[derive(Debug)]
+pub enum WriteThenSyncError {
+    /// It was not all written, and nothing was synced. The buffer is handed back.
+    Write(io::Error, Vec<u8>),
+    /// It was written, and is perhaps not durable. Final, as for [`File::sync_data`].
+    Sync(io::Error),
+}
+
+/// A [`File`] as foreign threads use it: every operation blocks until it is done. On a core's thread they panic, as they
+/// would stop everything that the core serves.
+#[derive(Debug, Clone)]
+pub struct BlockingFile(UringFile);
+
+impl BlockingFile {
+    /// As [`File::write_all_at`].
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(!context::is_core_thread(), "a blocking write on a core's thread");
+        self.0.write_all_at_blocking(bytes, offset)
+    }
+
+    /// As [`File::sync_data`].
+    pub fn sync_data(&self) -> io::Result<()> {
+        assert!(!context::is_core_thread(), "a blocking sync on a core's thread");
+        self.0.sync_data_blocking()
     }
 }

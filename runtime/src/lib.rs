@@ -37,9 +37,9 @@ pub use context::{core_index, current, now_ns, os_boot_id, random_u64, spawn, un
 pub use error::{Elapsed, Failed, OnCoreThread, RuntimeError, WaitError};
 pub use event::{Event, Listen};
 pub use executor::TaskHandle;
-pub use file::{File, OpenOptions};
+pub use file::{BlockingFile, File, OpenOptions, WriteThenSyncError};
 pub use foreign::block_on_foreign;
 pub use net::{TcpListener, TcpStream};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use time::{Sleep, sleep, timeout, yield_now};
-pub use watermark::{WaitFor, Watermark};
+pub use watermark::{Reached, WaitFor, Watermark};

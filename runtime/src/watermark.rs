@@ -74,10 +74,16 @@ impl Watermark {
 
     /// Raises the value to `to` (a lower `to` changes nothing) and wakes those who waited for it.
     pub fn advance_to(&self, to: u64) {
+        drop(self.raise_to(to));
+    }
+
+    /// As [`Watermark::advance_to`], but those who waited sleep until what is returned is dropped: many sleeping threads take
+    /// long to wake, and whoever raised the value may have something to do that should not wait for that.
+    pub fn raise_to(&self, to: u64) -> Reached {
         self.value.fetch_max(to, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         if self.lowest.load(Ordering::Relaxed) > to {
-            return;
+            return Reached(BTreeMap::new());
         }
         let reached = {
             let mut waiters = self.waiters.lock();
@@ -89,9 +95,7 @@ impl Watermark {
             self.lowest.store(waiters.lowest(), Ordering::Relaxed);
             reached
         };
-        for waker in reached.into_values() {
-            waker.wake();
-        }
+        Reached(reached)
     }
 
     /// Says that the value will not grow any more: waiters get [`Failed`], now and later.
@@ -126,6 +130,24 @@ impl Watermark {
             Some(if self.get() >= target { Ok(()) } else { Err(Failed) })
         } else {
             None
+        }
+    }
+}
+
+/// Those whose target was reached: woken when this is dropped. Made by [`Watermark::raise_to`].
+#[must_use = "who waited is woken when this is dropped"]
+pub struct Reached(BTreeMap<(u64, u64), Waker>);
+
+impl fmt::Debug for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reached").field("waiters", &self.0.len()).finish()
+    }
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        for waker in std::mem::take(&mut self.0).into_values() {
+            waker.wake();
         }
     }
 }

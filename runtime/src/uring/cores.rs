@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::disk_threads::DiskThreads;
 use super::event_loop::EventLoop;
 use super::ring::Ring;
 use crate::context;
@@ -31,11 +32,13 @@ pub(crate) struct UringCores {
     /// A keyed hash of a counter, with the system's randomness as the key.
     random_key: RandomState,
     random_counter: AtomicU64,
+    pub(super) disk: DiskThreads,
 }
 
 impl UringCores {
-    fn new() -> Self {
+    fn new(disk: DiskThreads) -> Self {
         Self {
+            disk,
             threads: Mutex::new(Vec::new()),
             panic: Mutex::new(None),
             random_key: RandomState::new(),
@@ -59,6 +62,7 @@ impl UringCores {
             // A core's thread catches its panics and notes them.
             let _ = thread.join();
         }
+        self.disk.join();
     }
 
     /// For messages: the panic that has stopped the runtime.
@@ -77,7 +81,8 @@ pub(crate) fn start(builder: &RuntimeBuilder) -> Result<Runtime, RuntimeError> {
         cores.push(Arc::new(CoreShared::new(index, Bell::EventFd(bell))));
     }
     let processors = if builder.pin { processors(builder.cores) } else { Vec::new() };
-    let inner = Inner::new(builder.name.clone(), cores, Kind::Uring(UringCores::new()));
+    let disk = DiskThreads::new(&builder.name, processors.clone());
+    let inner = Inner::new(builder.name.clone(), cores, Kind::Uring(UringCores::new(disk)));
     let runtime = Runtime::of_inner(&inner);
     let (report, reports) = mpsc::channel();
     for index in 0..builder.cores {
@@ -86,7 +91,7 @@ pub(crate) fn start(builder: &RuntimeBuilder) -> Result<Runtime, RuntimeError> {
         let thread = thread::Builder::new()
             .name(format!("{}-{index}", builder.name))
             .spawn(move || {
-                pin_to(processors.get(index).copied());
+                pin_to(processors.get(index..=index).unwrap_or_default());
                 run_core(&of_core, index, spin_us, &processors, &report);
             })
             .map_err(|source| RuntimeError::Thread { core: index, source })?;
@@ -104,7 +109,7 @@ pub(crate) fn start(builder: &RuntimeBuilder) -> Result<Runtime, RuntimeError> {
     Ok(runtime)
 }
 
-fn cores_of(inner: &Inner) -> &UringCores {
+pub(super) fn cores_of(inner: &Inner) -> &UringCores {
     match &inner.kind {
         Kind::Uring(cores) => cores,
         Kind::Sim(_) => unreachable!("these cores have threads"),
@@ -128,12 +133,15 @@ fn processors(cores: usize) -> Vec<usize> {
     if allowed.len() < cores { Vec::new() } else { allowed }
 }
 
-fn pin_to(processor: Option<usize>) {
-    let Some(processor) = processor else { return };
+/// Has the calling thread run only there; empty: where it may.
+pub(super) fn pin_to(processors: &[usize]) {
+    if processors.is_empty() {
+        return;
+    }
     let mut set = CpuSet::new();
-    set.set(processor);
+    processors.iter().for_each(|processor| set.set(*processor));
     if let Err(error) = sched_setaffinity(None, &set) {
-        tracing::warn!(processor, %error, "a core could not be pinned; it runs unpinned");
+        tracing::warn!(?processors, %error, "a thread could not be pinned; it runs unpinned");
     }
 }
 

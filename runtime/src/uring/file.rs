@@ -5,14 +5,17 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock, fstat};
+use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, fdatasync, flock, fstat};
+use rustix::io::pwrite;
 
+use super::cores::cores_of;
+use super::disk_threads::Done;
 use super::request::{Open, Read, Sync, Write, c_path, count};
 use super::ring::Ring;
 use crate::buf::IoBuf;
 use crate::context;
 use crate::executor::Backend;
-use crate::file::OpenOptions;
+use crate::file::{OpenOptions, WriteThenSyncError};
 use crate::sync::Arc;
 
 /// The permissions of created files.
@@ -22,6 +25,11 @@ const MODE: u32 = 0o644;
 #[derive(Debug, Clone)]
 pub(crate) struct UringFile {
     fd: Arc<OwnedFd>,
+}
+
+/// Does what blocks on a thread of the current core's runtime.
+fn on_disk_thread<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> Done<T> {
+    cores_of(&context::expect(what).inner).disk.run(work)
 }
 
 /// The ring of the current core.
@@ -85,9 +93,44 @@ impl UringFile {
         (Ok(()), buf)
     }
 
+    pub(crate) async fn write_all_at_then_sync(
+        &self,
+        buf: Vec<u8>,
+        offset: u64,
+        written: impl FnOnce(Vec<u8>) + Send + 'static,
+    ) -> Result<(), WriteThenSyncError> {
+        let file = self.clone();
+        on_disk_thread("File::write_all_at_then_sync", move || {
+            if let Err(error) = file.write_all_at_blocking(&buf, offset) {
+                return Err(WriteThenSyncError::Write(error, buf));
+            }
+            written(buf);
+            file.sync_data_blocking().map_err(WriteThenSyncError::Sync)
+        })
+        .await
+    }
+
     pub(crate) async fn sync_data(&self) -> io::Result<()> {
-        let ring = current_ring("File::sync_data");
-        sync(&ring, self.fd.clone(), true).await
+        let file = self.clone();
+        on_disk_thread("File::sync_data", move || file.sync_data_blocking()).await
+    }
+
+    /// By system calls of the calling thread.
+    pub(crate) fn write_all_at_blocking(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match pwrite(&self.fd, bytes, offset).map_err(io::Error::from) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(moved) => (bytes, offset) = (&bytes[moved..], offset + moved as u64),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// By a system call of the calling thread. As [`sync`], it is not tried again by itself.
+    pub(crate) fn sync_data_blocking(&self) -> io::Result<()> {
+        Ok(fdatasync(&self.fd)?)
     }
 
     /// Gives up clean pages, which does not wait.

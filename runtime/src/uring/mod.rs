@@ -2,9 +2,10 @@
 //!
 //! `ring` owns the ring and the slots of the operations in flight, `request` says what each operation owns and how its
 //! submission looks (these two hold all `unsafe` of the backend), `cores` starts and joins the threads, `event_loop`
-//! is what each of them runs; `file`, `uring_fs` and `net` are safe code above `ring`.
+//! is what each of them runs, `disk_threads` are where files are synced; `file`, `uring_fs` and `net` are safe code above `ring`.
 
 mod cores;
+mod disk_threads;
 mod event_loop;
 mod file;
 mod net;

@@ -86,8 +86,9 @@ impl Ring {
         })
     }
 
-    /// Where the kernel's workers may run, which do for this ring what cannot be done at once, such as syncs. Otherwise it is
-    /// where the thread that made the ring may: of a pinned one that is its own processor, which it keeps busy.
+    /// Where the kernel's workers may run, which do for this ring what cannot be done at once, such as writes. Otherwise it is
+    /// where the thread that made the ring may: of a pinned one that is its own processor, which it keeps busy. Since Linux 6.2
+    /// it is that all the same (a worker inherits what its thread asked for itself): so syncs are not left to them.
     pub(crate) fn let_workers_run_on(&self, processors: &[usize]) -> io::Result<()> {
         // SAFETY: it is a set of bits, and empty when they are all zero.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
