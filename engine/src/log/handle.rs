@@ -149,8 +149,12 @@ impl Log {
         blocking(self.wait_written(position))
     }
 
-    /// As [`Log::wait_synced`], blocking the calling thread, which must not be a core's.
+    /// As [`Log::wait_synced`], blocking the calling thread, which must not be a core's. If nobody writes at the moment, it
+    /// does so itself.
     pub fn wait_synced_blocking(&self, position: LogPosition) -> Result<(), LogWaitError> {
+        if lockgate_runtime::core_index().is_none() && self.synced() < position {
+            self.owner.shared.lead();
+        }
         blocking(self.wait_synced(position))
     }
 

@@ -17,16 +17,19 @@
 //!
 //! Reading from the top: [`mod@format`] (the bytes), `error`, `shared` (what appenders and the writer share), `group`
 //! (logs that fail together), `handle`
-//! (the public [`Log`]), `files` (preparing files), `recycle` (using them again), `space` (a full disk), `writer` (the task), `reader` (one file),
+//! (the public [`Log`]), `files` (preparing files), `recycle` (using them again), `space` (a full disk), `desk` (what writing
+//! takes), `writer` (the task), `lead` (a thread in its place), `reader` (one file),
 //! `start` (from where on), `recover` (all chains).
 //!
 //! What this module does not know: what frames mean. A slot and its term are numbers that it carries.
 
+mod desk;
 mod error;
 pub(crate) mod files;
 pub mod format;
 mod group;
 mod handle;
+mod lead;
 pub(crate) mod lenient;
 mod reader;
 mod recover;

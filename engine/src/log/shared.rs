@@ -15,8 +15,9 @@ use std::collections::VecDeque;
 
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
-use lockgate_runtime::{Event, Watermark};
+use lockgate_runtime::{BlockingFile, Event, Reached, Watermark};
 
+use super::desk::Desk;
 use super::error::{LogError, LogFailed, StopCause};
 use super::format::{
     BATCH_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, FrameHeader, LogPosition, SECTOR_BYTES,
@@ -66,21 +67,30 @@ impl Batch {
         self.frames += 1;
     }
 
+    /// Without frames: what seals a chain.
+    pub(super) fn empty(start: u64) -> Batch {
+        Batch::new(Vec::new(), start)
+    }
+
+    /// One that was taken, and could not be written.
+    pub(super) fn complete(bytes: Vec<u8>, frames: u32, start: u64) -> Batch {
+        Batch { bytes, frames, start, complete: true }
+    }
+
     fn has_room(&self, frame_bytes: usize) -> bool {
         !self.complete && self.payload_bytes() + frame_bytes <= BATCH_PAYLOAD_BYTES_TARGET
     }
 }
 
 /// What the writer should do when it has nothing to write.
-#[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Rest {
     /// Something came in between: go on.
-    Work,
-    /// Sleep until notified; whoever brings work will notify.
+    Work(Desk),
+    /// Sleep until notified; whoever brings work will notify. The desk lies where threads find it.
     Idle,
     /// The log is being closed and everything is written.
-    Close,
+    Close(Desk),
 }
 
 /// Where the log stands.
@@ -95,6 +105,8 @@ struct Collecting {
     free: Vec<Vec<u8>>,
     appended: u64,
     writer_idle: bool,
+    /// While nobody writes.
+    desk: Option<Desk>,
     phase: Phase,
     /// The failure of another log that ends this one, too.
     ended_by: Option<LogFailed>,
@@ -154,6 +166,7 @@ impl Shared {
                 free: Vec::new(),
                 appended: start,
                 writer_idle: false,
+                desk: None,
                 phase: Phase::Open,
                 ended_by: None,
                 stopped: None,
@@ -300,13 +313,15 @@ impl Shared {
         if matches!(cause.cause(), StopCause::Io { .. }) {
             self.group.fail(&cause);
         }
-        let cause = {
+        let (cause, desk) = {
             let mut collecting = self.collecting.lock();
             collecting.queue.clear();
             collecting.free.clear();
             let cause = collecting.ended_by.clone().unwrap_or(cause);
-            collecting.stopped.get_or_insert(cause).clone()
+            (collecting.stopped.get_or_insert(cause).clone(), collecting.desk.take())
         };
+        // Closes the file.
+        drop(desk);
         self.refusing.store(true, Ordering::Release);
         self.written.fail();
         self.synced.fail();
@@ -353,9 +368,25 @@ impl Shared {
         }
     }
 
-    /// The oldest batch, for writing. It does not grow any more.
-    pub(super) fn take_batch(&self) -> Option<Batch> {
-        self.collecting.lock().queue.pop_front()
+    /// The oldest batch, for writing. It does not grow any more. True: it is the last one, and somebody waits for a sync.
+    pub(super) fn take_batch(&self) -> Option<(Batch, bool)> {
+        let mut collecting = self.collecting.lock();
+        let batch = collecting.queue.pop_front()?;
+        let is_wanted = self.sync_wanted.load(Ordering::Acquire) > self.synced.get();
+        Some((batch, is_wanted && collecting.queue.is_empty()))
+    }
+
+    /// The oldest batch, if the writer of the moment can write so many bytes.
+    pub(super) fn take_batch_if(&self, can_write: impl FnOnce(usize) -> bool) -> Option<Batch> {
+        self.collecting.lock().queue.pop_front_if(|first| can_write(first.payload_bytes()))
+    }
+
+    /// The batch that was taken last is to be written by another one.
+    pub(super) fn put_back(&self, batch: Batch) {
+        let mut collecting = self.collecting.lock();
+        if collecting.stopped.is_none() {
+            collecting.queue.push_front(batch);
+        }
     }
 
     /// Notes a batch as written, and takes its buffer back.
@@ -373,10 +404,12 @@ impl Shared {
         }
     }
 
-    /// Notes that a sync, begun when `written` stood at `position`, has ended well.
-    pub(super) fn advance_synced(&self, position: u64) {
-        self.synced.advance_to(position);
+    /// Notes that a sync, begun when `written` stood at `position`, has ended well. Who waited for it is woken when what is
+    /// returned is dropped.
+    pub(super) fn raise_synced(&self, position: u64) -> Reached {
+        let reached = self.synced.raise_to(position);
         self.assert_order();
+        reached
     }
 
     /// True when somebody waits for a sync of what is written.
@@ -385,21 +418,58 @@ impl Shared {
     }
 
     /// The writer has nothing to do: under the lock, finds out whether that is so, and declares it idle.
-    pub(super) fn rest(&self) -> Rest {
+    pub(super) fn rest(&self, desk: Desk) -> Rest {
         let mut collecting = self.collecting.lock();
-        if !collecting.queue.is_empty() || collecting.stopped.is_some() || self.sync_is_wanted() {
-            return Rest::Work;
+        if self.has_work(&collecting) {
+            return Rest::Work(desk);
         }
         if collecting.phase == Phase::Closing {
-            return Rest::Close;
+            return Rest::Close(desk);
         }
+        collecting.desk = Some(desk);
         collecting.writer_idle = true;
         Rest::Idle
     }
 
-    /// The writer is awake again (it may have been a timer that woke it).
-    pub(super) fn resume(&self) {
-        self.collecting.lock().writer_idle = false;
+    fn has_work(&self, collecting: &Collecting) -> bool {
+        !collecting.queue.is_empty() || collecting.stopped.is_some() || self.sync_is_wanted()
+    }
+
+    /// The writer is awake again (it may have been a timer that woke it). `None` while a thread leads, which will notify it
+    /// if it leaves anything to do; otherwise whoever brings work does, as always.
+    pub(super) fn resume(&self) -> Option<Desk> {
+        let mut collecting = self.collecting.lock();
+        collecting.writer_idle = false;
+        collecting.desk.take()
+    }
+
+    /// The desk for a thread that leads, if nobody has it and a thread can use it.
+    pub(super) fn take_desk(&self) -> Option<(Desk, BlockingFile)> {
+        let mut collecting = self.collecting.lock();
+        if collecting.stopped.is_some() {
+            return None;
+        }
+        let file = collecting.desk.as_ref()?.file.file.blocking()?;
+        collecting.writer_idle = false;
+        collecting.desk.take().map(|desk| (desk, file))
+    }
+
+    /// The thread has led. Wakes the writer if there is something for it to do, or else declares it idle.
+    pub(super) fn leave_desk(&self, desk: Desk) {
+        let has_work = {
+            let mut collecting = self.collecting.lock();
+            if collecting.stopped.is_some() {
+                // Nobody takes it any more.
+                return;
+            }
+            collecting.desk = Some(desk);
+            let has_work = self.has_work(&collecting) || collecting.phase == Phase::Closing;
+            collecting.writer_idle = !has_work;
+            has_work
+        };
+        if has_work {
+            self.work.notify_all();
+        }
     }
 
     /// `synced <= written <= appended`. Each only grows, so reading them in this order is enough from any thread.

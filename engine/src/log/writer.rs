@@ -1,5 +1,8 @@
 //! The writer: one task per log, on the core that created it. Takes batches, writes them, syncs.
 //!
+//! The task has the [`Desk`] while it works; while it rests, a thread that waits for a sync may take it and do the same
+//! (see `lead`).
+//!
 //! Invariants:
 //! - Batches are written in order, one at a time; `written` advances after each.
 //! - A sync covers what was written before it began, and nothing else. It follows a group of batches when somebody asked
@@ -9,57 +12,55 @@
 //!   files were on the disk.
 //! - The first error ends the log, except that a full disk is waited for. So does the end of this task for whatever reason: nobody waits for a dead writer.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use lockgate_runtime::mutation;
+use futures_util::future::join;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::{Reached, WriteThenSyncError, mutation};
 
 use super::LogConfig;
+use super::desk::Desk;
 use super::error::{LogFailed, StopCause};
-use super::files::{FileFault, FileMaker, PreparedFile, Shelf, keep_one_ready};
-use super::format::{BATCH_HEADER_BYTES, BatchHeader, FILE_HEADER_BYTES, LogPosition, batch_file_bytes};
+use super::files::{FileMaker, PreparedFile, Shelf, keep_one_ready};
+use super::format::{FILE_HEADER_BYTES, LogPosition, batch_file_bytes};
 use super::recycle::ChainFiles;
 use super::shared::{Batch, Rest, Shared};
 use super::space::{Retry, Who, is_no_space};
 
 /// Bytes written before it is looked whether a sync is due: those who wait for it do not wait for everything queued.
-const GROUP_BYTES: usize = 8 << 20;
+pub(super) const GROUP_BYTES: usize = 8 << 20;
 
 /// Spawns the writer and the maker of its files on the current core.
 pub(super) fn spawn(cfg: &LogConfig, shared: Arc<Shared>, maker: FileMaker, first: PreparedFile) {
     let shelf = Rc::new(Shelf::new());
     let writer = Writer {
-        boot: cfg.boot,
         flush_interval_ns: u64::try_from(cfg.flush_interval.as_nanos()).unwrap_or(u64::MAX),
         sync_every_batch: cfg.sync_every_batch,
         shelf: shelf.clone(),
         chain: maker.chain().clone(),
-        file: first,
-        offset: FILE_HEADER_BYTES as u64,
         _end: EndGuard(shared.clone()),
-        sync_due_at_ns: None,
+        reached: Cell::new(None),
         shared: shared.clone(),
     };
+    let desk = Desk::new(cfg.boot, first);
     drop(lockgate_runtime::spawn(keep_one_ready(maker, shelf, shared)));
-    drop(lockgate_runtime::spawn(writer.run()));
+    drop(lockgate_runtime::spawn(writer.run(desk)));
 }
 
 struct Writer {
     shared: Arc<Shared>,
     shelf: Rc<Shelf>,
     chain: Arc<ChainFiles>,
-    boot: u64,
     flush_interval_ns: u64,
     sync_every_batch: bool,
-    file: PreparedFile,
-    /// Where the next batch goes in `file`.
-    offset: u64,
     /// Part of the writer, so that it also acts when the task is dropped before it was ever polled. Only the first
     /// cause of a log's end counts, so it changes nothing after an orderly end.
     _end: EndGuard,
-    /// When the oldest unsynced batch must be synced; `None` when everything written is synced.
-    sync_due_at_ns: Option<u64>,
+    /// Who waited for the last sync and is yet to be woken. To wake a sleeping thread takes long: it is done while the next
+    /// batch is on its way to the disk, if there is one.
+    reached: Cell<Option<Reached>>,
 }
 
 /// Ends the log when the writer's task is dropped before its end: its core was shut down.
@@ -75,9 +76,9 @@ impl Drop for EndGuard {
 }
 
 impl Writer {
-    async fn run(mut self) {
-        self.tell_room();
-        let cause = match self.drive().await {
+    async fn run(self, desk: Desk) {
+        desk.tell_room(&self.shared);
+        let cause = match self.drive(desk).await {
             Ok(()) => LogFailed::new(StopCause::Closed {
                 log: self.shared.name.to_string(),
                 position: self.shared.appended(),
@@ -91,31 +92,34 @@ impl Writer {
         self.shared.stop(cause);
     }
 
-    async fn drive(&mut self) -> Result<(), LogFailed> {
+    async fn drive(&self, mut desk: Desk) -> Result<(), LogFailed> {
         loop {
-            self.write_group().await?;
-            if self.sync_is_due() {
-                self.sync().await?;
+            self.write_group(&mut desk).await?;
+            if self.sync_is_due(&desk) {
+                self.sync(&mut desk).await?;
             }
+            drop(self.reached.take());
             let work = self.shared.work.listen();
-            match self.shared.rest() {
-                Rest::Work => {
+            let due_at_ns = desk.sync_due_at_ns;
+            desk = match self.shared.rest(desk) {
+                Rest::Work(desk) => {
                     if let Some(cause) = self.shared.stopped() {
                         return Err(cause);
                     }
+                    desk
                 }
                 Rest::Idle => {
-                    self.sleep(work).await;
-                    self.shared.resume();
+                    self.sleep(work, due_at_ns).await;
+                    self.resume().await?
                 }
-                Rest::Close => return self.finish().await,
-            }
+                Rest::Close(desk) => return self.finish(desk).await,
+            };
         }
     }
 
     /// Waits for work, or until the flush interval has passed.
-    async fn sleep(&self, work: lockgate_runtime::Listen) {
-        match self.sync_due_at_ns {
+    async fn sleep(&self, work: lockgate_runtime::Listen, due_at_ns: Option<u64>) {
+        match due_at_ns {
             None => work.await,
             Some(due_at_ns) => {
                 let left = Duration::from_nanos(due_at_ns.saturating_sub(lockgate_runtime::now_ns()));
@@ -125,74 +129,94 @@ impl Writer {
         }
     }
 
-    async fn write_group(&mut self) -> Result<(), LogFailed> {
+    /// Takes the desk again; waits for a thread that leads to leave it.
+    async fn resume(&self) -> Result<Desk, LogFailed> {
+        loop {
+            let work = self.shared.work.listen();
+            if let Some(desk) = self.shared.resume() {
+                return Ok(desk);
+            }
+            if let Some(cause) = self.shared.stopped() {
+                return Err(cause);
+            }
+            work.await;
+        }
+    }
+
+    async fn write_group(&self, desk: &mut Desk) -> Result<(), LogFailed> {
         let mut group_bytes = 0;
         while group_bytes < GROUP_BYTES
-            && let Some(batch) = self.shared.take_batch()
+            && let Some((batch, then_sync)) = self.shared.take_batch()
         {
             group_bytes += batch.payload_bytes();
-            self.write(batch).await?;
+            self.write(desk, batch, then_sync && !mutation!("unsynced-log-batch")).await?;
         }
         Ok(())
     }
 
-    async fn write(&mut self, batch: Batch) -> Result<(), LogFailed> {
+    async fn write(&self, desk: &mut Desk, batch: Batch, then_sync: bool) -> Result<(), LogFailed> {
         let payload_bytes = batch.payload_bytes();
-        let file_bytes = batch_file_bytes(payload_bytes) as u64;
-        assert_eq!(batch.start, self.shared.written.get(), "log {}: batches out of order", self.shared.name);
-        if self.offset + file_bytes > self.file.capacity_bytes {
-            self.next_file(file_bytes).await?;
+        if !desk.has_room(payload_bytes) {
+            self.next_file(desk, batch_file_bytes(payload_bytes) as u64).await?;
         }
-        let buffer = self.write_batch(batch.start, batch.frames, batch.bytes).await?;
-        if self.sync_due_at_ns.is_none() {
-            self.sync_due_at_ns = Some(lockgate_runtime::now_ns().saturating_add(self.flush_interval_ns));
+        self.write_batch(desk, batch, then_sync).await?;
+        if then_sync {
+            self.synced(desk);
+        } else if desk.sync_due_at_ns.is_none() {
+            desk.sync_due_at_ns = Some(lockgate_runtime::now_ns().saturating_add(self.flush_interval_ns));
         }
-        self.shared.batch_written(payload_bytes, buffer);
         Ok(())
     }
 
-    async fn write_batch(
-        &mut self,
-        position: u64,
-        frames: u32,
-        mut bytes: Vec<u8>,
-    ) -> Result<Vec<u8>, LogFailed> {
-        let payload_bytes = bytes.len() - BATCH_HEADER_BYTES;
-        let header = BatchHeader {
-            salt: self.file.salt,
-            boot: self.boot,
-            position,
-            synced: self.shared.synced.get(),
-            // Checked when room was reserved: a batch is within u32 by the format's constants.
-            payload_bytes: payload_bytes as u32,
-            frames,
-        };
-        header.seal(&mut bytes);
+    async fn write_batch(&self, desk: &mut Desk, batch: Batch, then_sync: bool) -> Result<(), LogFailed> {
+        let payload_bytes = batch.payload_bytes();
+        let mut bytes = desk.seal(&self.shared, batch);
         let file_bytes = bytes.len() as u64;
         let mut retry = Retry::new();
-        let buffer = loop {
-            let (result, buffer) = self.file.file.write_all_at(bytes, self.offset).await;
-            match result {
-                Ok(()) => break buffer,
-                // What is there of the batch is written anew. It was in no sync.
-                Err(error) if is_no_space(&error) && self.wait_for_space(&mut retry, &error).await => {}
-                Err(error) => return Err(self.failed("writing", error)),
+        loop {
+            let file = &desk.file.file;
+            let (error, buffer) = if then_sync {
+                let shared = self.shared.clone();
+                let written = move |buffer| shared.batch_written(payload_bytes, buffer);
+                let done = file.write_all_at_then_sync(bytes, desk.offset, written);
+                match join(done, self.wake_reached()).await.0 {
+                    Ok(()) => break,
+                    Err(WriteThenSyncError::Write(error, buffer)) => (error, buffer),
+                    Err(WriteThenSyncError::Sync(_)) if mutation!("retry-after-failed-sync") => {
+                        self.sync(desk).await?;
+                        break;
+                    }
+                    Err(WriteThenSyncError::Sync(error)) => {
+                        return Err(desk.failed(&self.shared, "syncing", error));
+                    }
+                }
+            } else {
+                match join(file.write_all_at(bytes, desk.offset), self.wake_reached()).await.0 {
+                    (Ok(()), buffer) => {
+                        self.shared.batch_written(payload_bytes, buffer);
+                        break;
+                    }
+                    (Err(error), buffer) => (error, buffer),
+                }
+            };
+            // What is there of the batch is written anew. It was in no sync.
+            if !is_no_space(&error) || !self.wait_for_space(desk, &mut retry, &error).await {
+                return Err(desk.failed(&self.shared, "writing", error));
             }
             bytes = buffer;
-        };
-        self.offset += file_bytes;
-        self.tell_room();
+        }
+        desk.advance(&self.shared, file_bytes);
         if self.shared.space.got(Who::Writer) {
             tracing::info!(log = %self.shared.name, "the disk has space again, the log goes on");
         }
-        Ok(buffer)
+        Ok(())
     }
 
     /// The file could not be extended. Waits for the next try; false if the log is closed meanwhile.
-    async fn wait_for_space(&self, retry: &mut Retry, error: &std::io::Error) -> bool {
+    async fn wait_for_space(&self, desk: &Desk, retry: &mut Retry, error: &std::io::Error) -> bool {
         let space = &self.shared.space;
         let sooner = space.changed.listen();
-        space.set_room(0, self.file.capacity_bytes);
+        space.set_room(0, desk.file.capacity_bytes);
         if space.run_out(Who::Writer) {
             tracing::warn!(log = %self.shared.name, %error, "the disk is full: data is refused until there is space again");
         }
@@ -203,15 +227,12 @@ impl Writer {
         true
     }
 
-    fn tell_room(&self) {
-        let room_bytes = self.file.capacity_bytes.saturating_sub(self.offset);
-        self.shared.space.set_room(room_bytes, self.file.capacity_bytes);
-    }
-
     /// Goes on in the next file, which must hold a batch of `file_bytes`.
-    async fn next_file(&mut self, file_bytes: u64) -> Result<(), LogFailed> {
+    async fn next_file(&self, desk: &mut Desk, file_bytes: u64) -> Result<(), LogFailed> {
+        // It may take long to come, on a full disk for ever.
+        drop(self.reached.take());
         if self.shared.written.get() > self.shared.synced.get() {
-            self.sync().await?;
+            self.sync(desk).await?;
         }
         let Some(mut next) = self.shelf.take().await else {
             return Err(match self.shelf.no_space() {
@@ -222,14 +243,12 @@ impl Writer {
         // An oversized batch gets the file for itself. Written once and synced once, it gains nothing from zeros.
         next.capacity_bytes = next.capacity_bytes.max(FILE_HEADER_BYTES as u64 + file_bytes);
         self.chain.enter(next.seq, self.shared.written.get());
-        self.file = next;
-        self.offset = FILE_HEADER_BYTES as u64;
-        self.tell_room();
+        desk.enter(&self.shared, next);
         Ok(())
     }
 
-    fn sync_is_due(&self) -> bool {
-        match self.sync_due_at_ns {
+    fn sync_is_due(&self, desk: &Desk) -> bool {
+        match desk.sync_due_at_ns {
             None => false,
             Some(due_at_ns) => {
                 self.sync_every_batch
@@ -239,41 +258,42 @@ impl Writer {
         }
     }
 
-    async fn sync(&mut self) -> Result<(), LogFailed> {
-        let covered = self.shared.written.get();
-        let began_ns = lockgate_runtime::now_ns();
+    async fn sync(&self, desk: &mut Desk) -> Result<(), LogFailed> {
         let mut result = match mutation!("unsynced-log-batch") {
             true => Ok(()),
-            false => self.file.file.sync_data().await,
+            false => desk.file.file.sync_data().await,
         };
         if result.is_err() && mutation!("retry-after-failed-sync") {
-            result = self.file.file.sync_data().await;
+            result = desk.file.file.sync_data().await;
         }
-        result.map_err(|error| self.failed("syncing", error))?;
-        let elapsed_us = (lockgate_runtime::now_ns() - began_ns) / 1_000;
-        let bytes = covered - self.shared.synced.get();
-        tracing::trace!(log = %self.shared.name, bytes, elapsed_us, "synced");
-        self.sync_due_at_ns = None;
-        self.shared.advance_synced(covered);
+        result.map_err(|error| desk.failed(&self.shared, "syncing", error))?;
+        self.synced(desk);
         Ok(())
+    }
+
+    async fn wake_reached(&self) {
+        drop(self.reached.take());
+    }
+
+    /// What is written was synced: nobody but this task has written since that began.
+    fn synced(&self, desk: &mut Desk) {
+        let covered = self.shared.written.get();
+        let bytes = covered - self.shared.synced.get();
+        tracing::trace!(log = %self.shared.name, bytes, "synced");
+        desk.sync_due_at_ns = None;
+        self.reached.set(Some(self.shared.raise_synced(covered)));
     }
 
     /// Everything is written: syncs it, and seals the chain, so that damage to its last batch is told from a torn end.
-    async fn finish(&mut self) -> Result<(), LogFailed> {
+    async fn finish(&self, mut desk: Desk) -> Result<(), LogFailed> {
         if self.shared.written.get() > self.shared.synced.get() {
-            self.sync().await?;
+            self.sync(&mut desk).await?;
         }
-        if self.offset + batch_file_bytes(0) as u64 <= self.file.capacity_bytes {
-            let end = self.shared.written.get();
-            self.write_batch(end, 0, vec![0; BATCH_HEADER_BYTES]).await?;
-            self.sync().await?;
+        if desk.has_room(0) {
+            self.write_batch(&mut desk, Batch::empty(self.shared.written.get()), false).await?;
+            self.sync(&mut desk).await?;
         }
         self.shelf.clear().await;
         Ok(())
-    }
-
-    fn failed(&self, action: &'static str, source: std::io::Error) -> LogFailed {
-        let fault = FileFault { action, file: self.file.path.clone(), offset: self.offset, source };
-        fault.into_failed(&self.shared.name, self.shared.written.get())
     }
 }

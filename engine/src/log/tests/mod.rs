@@ -5,6 +5,7 @@ mod frames;
 mod full;
 mod group;
 mod latch;
+mod lead;
 mod recycle;
 mod roundtrip;
 mod start;
