@@ -66,6 +66,10 @@ impl Driver {
         while let Some(ready) = self.raft.ready() {
             self.send_raft(ready.messages_now);
             let end = control_store::append(&self.log, &ready.persist)?;
+            let is_synced = ready.must_sync && !mutation!("control-log-sent-before-sync");
+            if let Some(end) = end.as_ref().filter(|_| is_synced) {
+                self.log.request_sync(end);
+            }
             if let Some(snapshot) = ready.snapshot {
                 self.install(&snapshot)?;
             }
@@ -78,7 +82,7 @@ impl Driver {
             self.rounds_confirmed(ready.rounds);
             let number = ready.number;
             let kept = match end {
-                Some(end) if ready.must_sync && !mutation!("control-log-sent-before-sync") => {
+                Some(end) if is_synced => {
                     self.syncing += 1;
                     let (log, shared) = (self.log.clone(), Arc::clone(&self.shared));
                     lockgate_runtime::spawn(async move {

@@ -152,6 +152,11 @@ impl ControlLog {
         Ok(Some(Appended { log: inner.log.clone(), end }))
     }
 
+    /// Asks for a record's sync at once: the log's writer, which appending has woken, then writes and syncs in one.
+    pub fn request_sync(&self, appended: &Appended) {
+        appended.log.request_sync(appended.end);
+    }
+
     /// Waits until a record is synced, and asks for the sync.
     pub async fn wait_synced(&self, appended: Appended) -> Result<(), LogFailed> {
         appended.log.wait_synced(appended.end).await
