@@ -57,6 +57,8 @@ const BACKUP_POWER: &str = "engine/tests/all/backup_power.rs";
 const CHECKPOINTS: &str = "engine/tests/all/checkpoints/bugs.rs";
 /// Where lives of a log end whose space is used again.
 const RECYCLING: &str = "engine/src/log/tests/recycle.rs";
+/// Where threads write and sync for themselves.
+const LEADING: &str = "engine/src/log/tests/lead.rs";
 /// Where logs fail.
 const LATCH: &str = "engine/tests/all/latch.rs";
 
@@ -320,6 +322,16 @@ pub const MUTATIONS: &[Mutation] = &[
     unsynced("unsynced-log-file", DISK_IMAGES, "a log file is taken for prepared before it is on the disk"),
     unsynced("unsynced-log-name", DISK_IMAGES, "a log file is written before its name is on the disk"),
     unsynced("unsynced-log-batch", DISK_IMAGES, "batches are called synced when they are written"),
+    unsynced(
+        "unsynced-awaited-batch",
+        DISK_IMAGES,
+        "batches that are waited for are called synced when written",
+    ),
+    unsynced(
+        "unsynced-led-batch",
+        LEADING,
+        "a thread that writes for itself calls synced what it has written",
+    ),
     unsynced("unsynced-recovered-end", DISK_IMAGES, "what recovery read from the cache is called durable"),
     unsynced(
         "unsynced-recycled-header",

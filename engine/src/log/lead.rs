@@ -15,7 +15,7 @@
 //!
 //! What is not simulated: foreign threads are not, so nobody leads there. What the desk does is the same for both.
 
-use lockgate_runtime::{BlockingFile, Reached};
+use lockgate_runtime::{BlockingFile, Reached, mutation};
 
 use super::desk::Desk;
 use super::error::{LogFailed, StopCause};
@@ -90,7 +90,9 @@ impl Lead<'_> {
         }
         let covered = shared.written.get();
         if covered > shared.synced.get() {
-            file.sync_data().map_err(|error| desk.failed(shared, "syncing", error))?;
+            if !mutation!("unsynced-led-batch") {
+                file.sync_data().map_err(|error| desk.failed(shared, "syncing", error))?;
+            }
             desk.sync_due_at_ns = None;
         }
         Ok(shared.raise_synced(covered))

@@ -75,8 +75,14 @@ const FOREIGN_WORLD: [&str; 7] = [
 ];
 
 /// Calls that make something durable, as they are written where they are made.
-const SYNC_CALLS: [&str; 5] =
-    [".sync_data()", " sync_dir(directory)", "fs::sync_dir(", "fs::write_atomic(", "fs::replace("];
+const SYNC_CALLS: [&str; 6] = [
+    ".sync_data()",
+    ".write_all_at_then_sync(",
+    " sync_dir(directory)",
+    "fs::sync_dir(",
+    "fs::write_atomic(",
+    "fs::replace(",
+];
 
 /// What of these must be called as it is written above: under another name it would not be counted.
 const COUNTED_BY_NAME: [&str; 2] = ["sync_dir", "write_atomic"];

@@ -12,13 +12,14 @@ use super::script::Script;
 use super::{SCRIPTS, run_all, trials};
 
 /// Syncs that the engine does not wait for, and other breaches of an order of writes, by the name of the bug. Those of
-/// other crates are tested there, two more of checkpoints in `checkpoints/bugs.rs`, and that of a recycled file's name, which
+/// other crates are tested there, that of threads that sync in `src/log/tests/lead.rs`, two more of checkpoints in `checkpoints/bugs.rs`, and that of a recycled file's name, which
 /// shows between few moments only, with other lives of a log in `src/log/tests/recycle.rs`.
-const BUGS: [&str; 13] = [
+const BUGS: [&str; 14] = [
     "unsynced-directory",
     "unsynced-log-file",
     "unsynced-log-name",
     "unsynced-log-batch",
+    "unsynced-awaited-batch",
     "unsynced-recovered-end",
     "unsynced-meta",
     "unsynced-replacement",
