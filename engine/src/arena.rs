@@ -186,8 +186,8 @@ impl Arena {
     /// A block of so many lines for an index's table, from a range of its own: tables lie close together there, so that few
     /// translations of addresses find all of them.
     ///
-    /// A table's entry takes 4 to 22 bytes of a range that is as long as that of the records, and the shortest record takes 16
-    /// beside its entry, so there is always room, also for a table and the larger one that replaces it.
+    /// The range is as long as that of the records, and a table that grows takes, with the one before, less for an entry (14
+    /// bytes) than the shortest record. Only tables that are left nearly empty, on nearly all of 16 GiB, could exhaust it.
     pub(crate) fn allocate_table(&self, lines: usize) -> Block {
         let tables = self.tables.as_ref().expect("an arena of records has one of tables");
         tables

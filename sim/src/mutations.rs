@@ -7,7 +7,7 @@ use crate::plan::{Plan, Scenario};
 use crate::run::{Report, run};
 
 /// Every bug must be caught within so many seeds.
-pub const SEEDS_MAX: u64 = 500;
+pub const SEEDS_MAX: u64 = 200;
 
 /// One known bug.
 #[derive(Clone, Copy, Debug)]
