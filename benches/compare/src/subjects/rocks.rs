@@ -36,7 +36,7 @@ impl Store for RocksSubject {
                 set.begin_with(&mut value, next);
                 batch.put(key, &value);
             }
-            self.database.write(&batch).during("loading RocksDB")?;
+            self.database.write(batch).during("loading RocksDB")?;
         }
         self.database.flush_wal(true).during("syncing RocksDB")
     }
