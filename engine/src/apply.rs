@@ -70,7 +70,7 @@ impl Engine {
             held.reserve(*header, &fresh).map_err(|source| ApplyError::OutOfMemory { slot, source })?;
             held.log_fresh(*header, &fresh, log, reservation)
                 .map_err(|failed| ApplyError::Log { slot, source: failed.into() })?;
-            wakes = held.take_in(*header, &fresh);
+            held.take_in(*header, &fresh, &mut wakes);
         }
         let applied = Applied { version: held.version(), log: self.ticket_at(slot, held.position()) };
         drop(held);

@@ -126,7 +126,7 @@ impl<'a> Batch<'a> {
                 records.extend(self.record_of(entry, held, wakes)?);
             }
             if !records.is_empty() {
-                wakes.add(held.write_many(&mut records, log, reservation)?);
+                held.write_many(&mut records, log, reservation, wakes)?;
             }
             Ok(self.engine.receipt(held, self.durability))
         });

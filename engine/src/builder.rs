@@ -33,6 +33,7 @@ use crate::slot::SlotState;
 use crate::store::Store;
 use crate::sweeper::Sweeper;
 use crate::types::{Boot, Gate, Generation, RangeHeader, Slot, Term};
+use crate::wakes::Wakes;
 
 /// The memory bound, unless one is set.
 pub const MEMORY_BYTES_MAX_DEFAULT: u64 = 8 << 30;
@@ -355,7 +356,7 @@ impl EngineBuilder {
         slot.set_recovered_position(start);
         if self.clustered {
             let gate = if slot.holds_data() { Gate::Follower } else { Gate::Absent };
-            let _no_one_waits_yet = slot.set_gate(gate);
+            slot.set_gate(gate, &mut Wakes::default());
             return;
         }
         if !slot.is_open() {
@@ -365,7 +366,7 @@ impl EngineBuilder {
         if slot.begins_term(STANDALONE_TERM) {
             slot.begin_term(RangeHeader { term: STANDALONE_TERM, base: slot.next_base() });
         }
-        let _no_one_waits_yet = slot.set_gate(Gate::Owned);
+        slot.set_gate(Gate::Owned, &mut Wakes::default());
     }
 }
 

@@ -33,6 +33,7 @@ impl SlotCell {
     }
 
     /// Has the processor fetch the line that a lookup touches.
+    #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch(self);
     }

@@ -53,7 +53,7 @@ impl Engine {
                 }
             }
             if !records.is_empty() {
-                wakes.add(held.write_many(&mut records, log, reservation)?);
+                held.write_many(&mut records, log, reservation, wakes)?;
             }
             Ok((keys, self.receipt(held, durability)))
         })

@@ -22,6 +22,7 @@ use crate::slot::SlotState;
 use crate::store::Store;
 use crate::sweeper::Sweeper;
 use crate::types::{Generation, RangeHeader, Slot, Term, Version};
+use crate::wakes::Wakes;
 
 /// Keys of the one slot that the test is about.
 const KEYS: u32 = 12;
@@ -128,7 +129,7 @@ impl Test {
         let counters = verify_range(self.slot.slot(), range, &bytes).unwrap();
         let fresh = self.slot.fresh(range, &bytes, counters).unwrap().expect("it is new");
         self.slot.reserve(range, &fresh).unwrap();
-        let _ = self.slot.take_in(range, &fresh);
+        self.slot.take_in(range, &fresh, &mut Wakes::default());
         Version::new(range.term, counter)
     }
 

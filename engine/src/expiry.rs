@@ -212,7 +212,7 @@ impl SlotState {
         let reservation = log
             .reserve(encoded_bytes(false, key.len(), 0))
             .map_err(|error| OpError::from_log(slot, error))?;
-        wakes.add(self.write(NewRecord::delete(keyspace, key), log, reservation)?);
+        self.write(NewRecord::delete(keyspace, key), log, reservation, wakes)?;
         Ok(())
     }
 }

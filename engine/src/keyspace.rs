@@ -69,17 +69,13 @@ impl Keyspace {
         // Fetched while an earlier get of this thread still waits for its record: a lock would not be.
         cell.prefetch();
         let hash = self.hash(key);
-        let mut found = Ok(None);
         {
             let held = cell.lock();
             held.check_readable()?;
-            match (held.glance(self.number, key, hash), &mut found) {
-                (Glance::Live(place, record), Ok(out)) => {
-                    Value::put_record(out, &held.store, place, &record);
-                    return found;
-                }
-                (Glance::Mortal, _) => {}
-                _ => return found,
+            match held.glance(self.number, key, hash) {
+                Glance::Absent => return Ok(None),
+                Glance::Live(place, record) => return found(&held.store, place, &record),
+                Glance::Mortal => {}
             }
         }
         self.readable(key, |held, met| met.place.map(|place| Value::of(&held.store, place)))
@@ -190,10 +186,10 @@ impl Keyspace {
         let filled = self.filled(&new).map_err(|source| OpError::OutOfMemory { slot, source })?;
         self.engine.write_locked(slot, self.durability, |held, wakes| {
             held.check_writable()?;
-            wakes.add(match filled {
-                Some(filled) => held.write_filled(filled, log, reservation)?,
-                None => held.write(new, log, reservation)?,
-            });
+            match filled {
+                Some(filled) => held.write_filled(filled, log, reservation, wakes)?,
+                None => held.write(new, log, reservation, wakes)?,
+            }
             Ok(self.engine.receipt(held, self.durability))
         })
     }
@@ -322,6 +318,7 @@ impl Keyspace {
         held.meet(self.number, key, || self.engine.unix_ms(), log, wakes)
     }
 
+    #[inline]
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash(self.number, key)
     }
@@ -387,10 +384,10 @@ impl Keyspace {
                 log.reserve(new.encoded_bytes()).map_err(|error| OpError::from_log(slot, error))?;
             let put = matches!(edit, Edit::Put(_)) && new.kind == Kind::Put;
             let filled = filled.take_if(|_| put).and_then(|filled| filled.with_deadline(deadline_ms));
-            wakes.add(match filled {
-                Some(filled) => held.write_filled(filled, log, reservation)?,
-                None => held.write(new, log, reservation)?,
-            });
+            match filled {
+                Some(filled) => held.write_filled(filled, log, reservation, wakes)?,
+                None => held.write(new, log, reservation, wakes)?,
+            }
             let receipt = self.engine.receipt(held, self.durability);
             Ok(SetOutcome { applied, previous, receipt })
         })
@@ -416,6 +413,17 @@ impl Keyspace {
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
+}
+
+/// What a get returns for this live record, which is at this place: made right where it is returned to, so that nothing is
+/// moved. Gets overlap only while few instructions lie between them.
+#[inline(never)]
+fn found(store: &Store, place: RecordOffset, record: &Record<'_>) -> Result<Option<Value>, OpError> {
+    let mut found = Ok(None);
+    if let Ok(out) = &mut found {
+        Value::put_record(out, store, place, record);
+    }
+    found
 }
 
 /// A live record that is about to be changed.

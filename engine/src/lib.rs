@@ -48,6 +48,7 @@ pub mod backup;
 mod batch;
 mod beside;
 mod builder;
+mod bytes;
 mod cell;
 mod chain;
 mod charge;

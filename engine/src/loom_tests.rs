@@ -27,6 +27,7 @@ use crate::store::Store;
 use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, Term};
 use crate::value::Value;
+use crate::wakes::Wakes;
 
 const RANGE: RangeHeader = RangeHeader { term: Term(1), base: 0 };
 /// Long enough to be pinned, and for a segment of its own.
@@ -66,7 +67,7 @@ impl Model {
         let mut state =
             SlotState::new(Slot::of_key(&key(0)), store, Arc::new(AtomicU64::new(0)), sweeper, compactor);
         state.begin_generation(Generation::new(1));
-        state.set_gate(Gate::Owned).wake();
+        state.set_gate(Gate::Owned, &mut Wakes::default());
         Arc::new(Model { cell: SlotCell::new(state), budget })
     }
 
@@ -83,7 +84,8 @@ impl Model {
         let counters = verify_range(held.slot(), RANGE, &bytes).unwrap();
         let fresh = held.fresh(RANGE, &bytes, counters).unwrap().expect("it is new");
         held.reserve(RANGE, &fresh).unwrap();
-        let wakes = held.take_in(RANGE, &fresh);
+        let mut wakes = Wakes::default();
+        held.take_in(RANGE, &fresh, &mut wakes);
         drop(held);
         wakes.wake();
         Some(u64::from(delta))
@@ -105,7 +107,8 @@ impl Model {
     fn change(&self, action: Action) -> u64 {
         let mut held = self.cell.lock();
         let gate = held.check_action(action).unwrap();
-        let wakes = held.set_gate(gate);
+        let mut wakes = Wakes::default();
+        held.set_gate(gate, &mut wakes);
         let last = held.version().counter;
         drop(held);
         wakes.wake();

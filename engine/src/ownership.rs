@@ -55,7 +55,7 @@ impl Engine {
         if is_new {
             begin_generation(&mut held, generation, frames, &mut ended)?;
         }
-        ended.wakes.add(held.set_gate(gate));
+        held.set_gate(gate, &mut ended.wakes);
         finish(held, ended);
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Engine {
             held.begin_term(range);
         }
         held.raise_clock(clock_floor_ms);
-        ended.wakes.add(held.set_gate(gate));
+        held.set_gate(gate, &mut ended.wakes);
         finish(held, ended);
         Ok(())
     }
@@ -143,8 +143,9 @@ impl Engine {
             |log, reservation| held.log_change(FRAME_DROP, generation, NO_RANGE, log, reservation),
             slot,
         )?;
-        let (garbage, wakes) = held.end_generation(generation);
-        finish(held, Ended { wakes, garbage: Some(garbage) });
+        let mut ended = Ended::default();
+        ended.garbage = Some(held.end_generation(generation, &mut ended.wakes));
+        finish(held, ended);
         Ok(())
     }
 
@@ -170,8 +171,9 @@ impl Engine {
             |log, reservation| held.log_change(FRAME_TRUNCATE, generation, end, log, reservation),
             slot,
         )?;
-        let (garbage, wakes) = held.take_back(cut);
-        finish(held, Ended { wakes, garbage });
+        let mut ended = Ended::default();
+        ended.garbage = held.take_back(cut, &mut ended.wakes);
+        finish(held, ended);
         Ok(Truncated { version, dropped_records })
     }
 
@@ -187,9 +189,10 @@ impl Engine {
         let gate = held.check_action(action)?;
         // A clock that is about to stand still stands at this moment.
         held.clock_ms(|| self.unix_ms());
-        let wakes = held.set_gate(gate);
+        let mut ended = Ended::default();
+        held.set_gate(gate, &mut ended.wakes);
         let seen = see(&mut held);
-        finish(held, Ended { wakes, garbage: None });
+        finish(held, ended);
         Ok(seen)
     }
 }
@@ -220,9 +223,7 @@ fn begin_generation<'a>(
         let old = held.generation();
         frames = frames
             .log(|log, reservation| held.log_change(FRAME_DROP, old, NO_RANGE, log, reservation), slot)?;
-        let (garbage, wakes) = held.end_generation(old);
-        ended.garbage = Some(garbage);
-        ended.wakes.add(wakes);
+        ended.garbage = Some(held.end_generation(old, &mut ended.wakes));
     }
     frames = frames
         .log(|log, reservation| held.log_change(FRAME_OPEN, generation, NO_RANGE, log, reservation), slot)?;

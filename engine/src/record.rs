@@ -315,39 +315,65 @@ fn layout(header: &RawHeader) -> Result<Layout, RecordError> {
     Ok(Layout { kind, goes_on, has_deadline, key_bytes, value_bytes })
 }
 
-/// The parts of a verified record, whose header and bytes these are. Checks nothing but that the lengths fit the bytes.
-#[inline(always)]
-pub(crate) fn parts_of(bytes: &[u8]) -> Record<'_> {
-    let (header, rest) = RawHeader::ref_from_prefix(bytes).expect("a whole header");
-    let (deadline_ms, rest) = match rest.split_first_chunk() {
-        Some((deadline, rest)) if header.kind_flags & FLAG_DEADLINE != 0 => {
-            (Some(u64::from_le_bytes(*deadline)), rest)
-        }
-        _ => (None, rest),
-    };
-    let (key, rest) = rest.split_at(usize::from(header.key_len.get()));
-    Record {
-        crc: header.crc.get(),
-        delta: header.delta.get(),
-        kind: match header.kind_flags & KIND_MASK {
-            KIND_DELETE => Kind::Delete,
-            KIND_CLEAR => Kind::Clear,
-            _ => Kind::Put,
-        },
-        goes_on: header.kind_flags & FLAG_GOES_ON != 0,
-        keyspace: header.keyspace,
-        deadline_ms,
-        key,
-        value: &rest[..header.value_len.get() as usize],
-    }
-}
+/// What the header of a verified record says: nothing is checked. Ranges are of the record's bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a>(&'a RawHeader);
 
-/// The bytes of the verified record that this header belongs to.
-#[inline(always)]
-pub(crate) fn encoded_bytes_of(header: &[u8]) -> usize {
-    let header = RawHeader::ref_from_bytes(header).expect("a whole header");
-    let has_deadline = header.kind_flags & FLAG_DEADLINE != 0;
-    encoded_bytes(has_deadline, usize::from(header.key_len.get()), header.value_len.get() as usize)
+impl<'a> Head<'a> {
+    /// The header that these bytes are.
+    #[inline(always)]
+    pub(crate) fn of(bytes: &'a [u8; RECORD_HEADER_BYTES]) -> Head<'a> {
+        Head(zerocopy::transmute_ref!(bytes))
+    }
+
+    /// Where the deadline is, if there is one.
+    #[inline(always)]
+    pub(crate) fn deadline(self) -> Option<Range<usize>> {
+        self.has_deadline().then_some(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + DEADLINE_BYTES)
+    }
+
+    /// Where the key is.
+    #[inline(always)]
+    pub(crate) fn key(self) -> Range<usize> {
+        let start = key_start(self.has_deadline());
+        start..start + usize::from(self.0.key_len.get())
+    }
+
+    /// Where the value is.
+    #[inline(always)]
+    pub(crate) fn value(self) -> Range<usize> {
+        let start = self.key().end;
+        start..start + self.0.value_len.get() as usize
+    }
+
+    /// The record, given what is at those ranges.
+    #[inline(always)]
+    pub(crate) fn record(
+        self,
+        deadline: Option<&[u8; DEADLINE_BYTES]>,
+        key: &'a [u8],
+        value: &'a [u8],
+    ) -> Record<'a> {
+        Record {
+            crc: self.0.crc.get(),
+            delta: self.0.delta.get(),
+            kind: match self.0.kind_flags & KIND_MASK {
+                KIND_DELETE => Kind::Delete,
+                KIND_CLEAR => Kind::Clear,
+                _ => Kind::Put,
+            },
+            goes_on: self.0.kind_flags & FLAG_GOES_ON != 0,
+            keyspace: self.0.keyspace,
+            deadline_ms: deadline.map(|bytes| u64::from_le_bytes(*bytes)),
+            key,
+            value,
+        }
+    }
+
+    #[inline(always)]
+    fn has_deadline(self) -> bool {
+        self.0.kind_flags & FLAG_DEADLINE != 0
+    }
 }
 
 /// The record at the start of `bytes`, without a check of its checksum and padding: for bytes that were verified before.
@@ -523,8 +549,11 @@ mod tests {
             prop_assert_eq!((record.kind, record.delta, record.keyspace), (kind, delta, keyspace));
             prop_assert_eq!(record.goes_on, goes_on);
             prop_assert_eq!((record.deadline_ms, record.key, record.value), (new.deadline_ms, new.key, new.value));
-            prop_assert_eq!((record.encoded_bytes(), encoded_bytes_of(&bytes[..RECORD_HEADER_BYTES])), (bytes.len(), bytes.len()));
+            prop_assert_eq!(record.encoded_bytes(), bytes.len());
             prop_assert_eq!(&bytes[record.value_range()], new.value);
+            let head = Head::of(bytes.first_chunk().unwrap());
+            let deadline = head.deadline().map(|at| bytes[at].first_chunk().unwrap());
+            prop_assert_eq!(head.record(deadline, &bytes[head.key()], &bytes[head.value()]), record);
         }
 
         #[test]

@@ -28,7 +28,7 @@ use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU32, Ordering};
 
 use crate::arena::{ArenaBase, Block, LINE_BYTES, prefetch};
-use crate::record::{self, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record};
+use crate::record::{self, Head, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX, Record};
 use crate::types::{RangeHeader, Version};
 
 /// The longest extent that one append may take: the longest record, or the longest log frame's worth of records.
@@ -63,10 +63,11 @@ impl RecordOffset {
 pub(crate) fn record_at(base: &ArenaBase, offset: RecordOffset) -> Record<'_> {
     let start = base.address(offset.0).as_ptr();
     // SAFETY: rule 5: a published record begins here, in a segment that is held; it has a whole header.
-    let header = unsafe { slice::from_raw_parts(start, RECORD_HEADER_BYTES) };
-    let bytes = record::encoded_bytes_of(header);
-    // SAFETY: as above; the record's length is in its header, which was written or verified here.
-    record::parts_of(unsafe { slice::from_raw_parts(start, bytes) })
+    let head = Head::of(unsafe { &*start.cast() });
+    // SAFETY: as above; where its parts are is in its header, which was written or verified here.
+    let part = |at: Range<usize>| unsafe { slice::from_raw_parts(start.add(at.start), at.len()) };
+    let deadline = head.deadline().map(|at| part(at).first_chunk().expect("the range of a deadline"));
+    head.record(deadline, part(head.key()), part(head.value()))
 }
 
 /// One piece of memory with records of one range header.

@@ -232,7 +232,8 @@ impl SlotState {
         new: NewRecord<'_>,
         log: &Log,
         reservation: Reservation<'_>,
-    ) -> Result<Wakes, OpError> {
+        wakes: &mut Wakes,
+    ) -> Result<(), OpError> {
         debug_assert!(self.gate == Gate::Owned || self.ends_keys(), "only an owner writes");
         let (range, delta) = self.next();
         let new = NewRecord { delta, ..new };
@@ -243,7 +244,8 @@ impl SlotState {
         self.store.prefetch_record(hash);
         let frame = self.frame(FRAME_DATA, range);
         self.position = self.store.write(range, &new, |bytes| log.append(reservation, frame, &[bytes]))?;
-        Ok(self.wrote(range.base + u64::from(delta)))
+        self.wrote(range.base + u64::from(delta), wakes);
+        Ok(())
     }
 
     /// As [`write`](SlotState::write), of a record that is in memory of its own already.
@@ -252,14 +254,16 @@ impl SlotState {
         filled: FilledRecord,
         log: &Log,
         reservation: Reservation<'_>,
-    ) -> Result<Wakes, OpError> {
+        wakes: &mut Wakes,
+    ) -> Result<(), OpError> {
         debug_assert!(self.gate == Gate::Owned, "only an owner writes");
         let (range, delta) = self.next();
         self.store.reserve_entry().map_err(|source| OpError::OutOfMemory { slot: self.slot, source })?;
         let frame = self.frame(FRAME_DATA, range);
         let append = |bytes: &[u8]| log.append(reservation, frame, &[bytes]);
         self.position = self.store.write_filled(range, delta, filled, append)?;
-        Ok(self.wrote(range.base + u64::from(delta)))
+        self.wrote(range.base + u64::from(delta), wakes);
+        Ok(())
     }
 
     /// What the next write counts from, and its delta.
@@ -272,11 +276,10 @@ impl SlotState {
     }
 
     /// The write with this counter is done.
-    fn wrote(&mut self, counter: u64) -> Wakes {
+    fn wrote(&mut self, counter: u64, wakes: &mut Wakes) {
         self.version = Version::new(self.term, counter);
-        let mut wakes = self.marked();
-        self.schedule(&mut wakes);
-        wakes
+        self.mark(wakes);
+        self.schedule(wakes);
     }
 
     /// As [`write`](SlotState::write), of several records at once, of at most
@@ -287,7 +290,8 @@ impl SlotState {
         new: &mut [NewRecord<'_>],
         log: &Log,
         reservation: Reservation<'_>,
-    ) -> Result<Wakes, OpError> {
+        wakes: &mut Wakes,
+    ) -> Result<(), OpError> {
         debug_assert!(self.gate == Gate::Owned, "only an owner writes");
         let (before, count) = (self.version.counter, new.len());
         if before + count as u64 - self.base > u64::from(u32::MAX) {
@@ -304,11 +308,9 @@ impl SlotState {
         let frame = self.frame(FRAME_DATA, range);
         self.position =
             self.store.write_many(range, new, bytes, |bytes| log.append(reservation, frame, &[bytes]))?;
-        self.version = Version::new(self.term, before + count as u64);
-        let mut wakes = self.marked();
-        wakes.cleared = self.store.take_cleared();
-        self.schedule(&mut wakes);
-        Ok(wakes)
+        wakes.cleared.extend(self.store.take_cleared());
+        self.wrote(before + count as u64, wakes);
+        Ok(())
     }
 
     fn frame(&self, kind: FrameKind, range: RangeHeader) -> FrameHeader {
@@ -380,7 +382,7 @@ impl SlotState {
     }
 
     /// Takes fresh records in, for which room was reserved: from another node, or from the log.
-    pub(crate) fn take_in(&mut self, range: RangeHeader, fresh: &Fresh<'_>) -> Wakes {
+    pub(crate) fn take_in(&mut self, range: RangeHeader, fresh: &Fresh<'_>, wakes: &mut Wakes) {
         assert!(fresh.first > self.version.counter && range.term >= self.version.term, "versions increase");
         // A term that began here and wrote nothing must not be taken for the end of the one that goes on.
         self.history.truncate(self.version);
@@ -395,11 +397,10 @@ impl SlotState {
             // An owner of the same term goes on counting from the same base, so that its ranges stay in one piece.
             self.base = range.base;
         }
-        let mut wakes = self.marked();
-        wakes.cleared = self.store.take_cleared();
+        self.mark(wakes);
+        wakes.cleared.extend(self.store.take_cleared());
         wakes.gate_event = self.gate_event.clone();
-        self.schedule(&mut wakes);
-        wakes
+        self.schedule(wakes);
     }
 
     /// What is left when every write above `to` is taken back. `None`: there is none, and no term began there.
@@ -419,7 +420,7 @@ impl SlotState {
     }
 
     /// Takes writes back. What they were is given to the caller, to be dropped without the lock.
-    pub(crate) fn take_back(&mut self, cut: Cut) -> (Option<Store>, Wakes) {
+    pub(crate) fn take_back(&mut self, cut: Cut, wakes: &mut Wakes) -> Option<Store> {
         assert!(cut.version <= self.version, "a truncation brings nothing");
         if cut.version < self.version {
             self.truncations += 1;
@@ -433,10 +434,10 @@ impl SlotState {
             _ => self.version.counter,
         };
         // Whoever follows looks again, and finds out whether what it has read is still here.
-        let mut wakes = self.marked();
-        wakes.cleared = self.store.take_cleared();
+        self.mark(wakes);
+        wakes.cleared.extend(self.store.take_cleared());
         wakes.gate_event = self.gate_event.clone();
-        (garbage, wakes)
+        garbage
     }
 
     // Ownership.
@@ -486,19 +487,17 @@ impl SlotState {
     }
 
     /// Changes the gate. Every transition was checked against the table first, recovery's excepted.
-    pub(crate) fn set_gate(&mut self, gate: Gate) -> Wakes {
+    pub(crate) fn set_gate(&mut self, gate: Gate, wakes: &mut Wakes) {
         self.gate = gate;
         self.gate_changes.fetch_add(1, Ordering::Release);
-        let gate_event = self.gate_event.clone().filter(|_| !mutation!("parked-requests-not-woken"));
-        let mut wakes = Wakes { gate_event, ..Wakes::default() };
-        self.schedule(&mut wakes);
-        wakes
+        wakes.gate_event = self.gate_event.clone().filter(|_| !mutation!("parked-requests-not-woken"));
+        self.schedule(wakes);
     }
 
     /// Ends a generation: what it held is given to the caller, to be dropped without the lock.
-    pub(crate) fn end_generation(&mut self, generation: Generation) -> (Store, Wakes) {
+    pub(crate) fn end_generation(&mut self, generation: Generation, wakes: &mut Wakes) -> Store {
         assert!(generation >= self.generation, "only the newest generation can end");
-        let mut wakes = self.marked();
+        self.mark(wakes);
         self.streams.clear();
         let garbage = self.store.take();
         self.generation = generation;
@@ -509,8 +508,8 @@ impl SlotState {
         (self.floor, self.undo_floor) = (Version::ZERO, Version::ZERO);
         self.compaction.begin_anew();
         assert_eq!((self.store.digest(), self.store.keys()), (0, 0), "a dropped slot holds nothing");
-        wakes.gate_event = self.set_gate(Gate::Absent).gate_event;
-        (garbage, wakes)
+        self.set_gate(Gate::Absent, wakes);
+        garbage
     }
 
     /// Begins a generation in a slot that holds nothing.
@@ -583,10 +582,9 @@ impl SlotState {
 
     /// Marks the slot for all streams that follow it, and for the compactor if there is something for it; those that slept
     /// are to be woken.
-    fn marked(&mut self) -> Wakes {
-        let mut wakes = Wakes { streams: self.streams.mark(self.slot), ..Wakes::default() };
-        self.mark_for_compaction(&mut wakes);
-        wakes
+    fn mark(&mut self, wakes: &mut Wakes) {
+        self.streams.mark(self.slot, &mut wakes.streams);
+        self.mark_for_compaction(wakes);
     }
 
     fn mark_for_compaction(&mut self, wakes: &mut Wakes) {

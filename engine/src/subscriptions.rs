@@ -46,10 +46,10 @@ impl Subscriptions {
         self.0.clear();
     }
 
-    /// Marks the slot for all, and returns those that slept.
-    pub(crate) fn mark(&self, slot: Slot) -> Vec<Arc<DirtySlots>> {
+    /// Marks the slot for all, and adds those that slept to `slept`.
+    pub(crate) fn mark(&self, slot: Slot, slept: &mut Vec<Arc<DirtySlots>>) {
         let streams = self.0.iter().map(|known| &known.stream);
-        streams.filter(|stream| stream.mark(slot)).cloned().collect()
+        slept.extend(streams.filter(|stream| stream.mark(slot)).cloned());
     }
 
     /// What may be discarded, given up to where writes are never taken back. A value that was not sent yet may go if what

@@ -25,6 +25,7 @@ impl Slot {
     }
 
     /// The slot of a key: CRC16 of the key, or of its `{hash tag}` when it has one.
+    #[inline]
     pub fn of_key(key: &[u8]) -> Slot {
         Slot(crate::crc16::key_hash_slot(key))
     }

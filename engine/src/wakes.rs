@@ -21,17 +21,26 @@ pub(crate) struct Wakes {
 }
 
 impl Wakes {
-    /// Those of `other` too.
-    pub(crate) fn add(&mut self, other: Wakes) {
-        self.cleared.extend(other.cleared);
-        self.streams.extend(other.streams);
-        self.gate_event = self.gate_event.take().or(other.gate_event);
-        self.sweeper = self.sweeper.take().or(other.sweeper);
-        self.compactor = self.compactor.take().or(other.compactor);
+    /// Wakes them. Call it without any lock.
+    #[inline]
+    pub(crate) fn wake(self) {
+        // Most operations concern nobody.
+        if !self.is_empty() {
+            self.wake_each();
+        }
     }
 
-    /// Wakes them. Call it without any lock.
-    pub(crate) fn wake(self) {
+    fn is_empty(&self) -> bool {
+        let Wakes { streams, gate_event, sweeper, compactor, cleared } = self;
+        streams.is_empty()
+            && gate_event.is_none()
+            && sweeper.is_none()
+            && compactor.is_none()
+            && cleared.is_empty()
+    }
+
+    #[inline(never)]
+    fn wake_each(self) {
         for stream in self.streams {
             stream.wake();
         }

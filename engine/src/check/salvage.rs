@@ -28,6 +28,7 @@ use crate::log::{FrameHeader, VisitError};
 use crate::recovery::{Era, ReplayError, core_of, eras, replay_frame};
 use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, Slot, Term, Version};
+use crate::wakes::Wakes;
 
 /// A log's ends that earlier starts accepted; what is not known is judged by the files alone.
 pub(crate) type Ends = BTreeMap<String, Vec<(u64, u64)>>;
@@ -304,6 +305,6 @@ fn end_what_is_over(held: &mut SlotState, header: &FrameHeader) {
     let generation = Generation(header.generation);
     if generation > held.generation() && held.is_open() {
         let over = held.generation();
-        let _nobody_waits = held.end_generation(over);
+        held.end_generation(over, &mut Wakes::default());
     }
 }

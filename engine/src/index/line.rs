@@ -3,19 +3,20 @@
 //! Invariants: an entry's tag is never zero and its place is never zero, and where one is zero the other is: then there is
 //! room. `overflows` counts the entries that passed this line because it was full, and lie in a later one.
 
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::bytes;
 use crate::segment::RecordOffset;
 
 /// Entries in a line.
 pub(super) const LINE_ENTRIES: usize = 12;
 /// The tag where there is no entry.
 const NO_TAG: u8 = 0;
-const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-const ONES: u64 = 0x0101_0101_0101_0101;
-/// Moves bit 0 of byte `n` to bit `56 + n`.
-const GATHER: u64 = 0x0102_0408_1020_4080;
+/// One bit for each entry.
+const ALL: u32 = (1 << LINE_ENTRIES) - 1;
 
 /// The home of twelve entries.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, IntoBytes, Immutable)]
 #[repr(C, align(64))]
 pub(super) struct Line {
     places: [u32; LINE_ENTRIES],
@@ -32,16 +33,23 @@ impl Line {
     /// Where entries with this tag are.
     #[inline]
     pub(super) fn with_tag(&self, tag: u8) -> Positions {
-        let (low, high) = self.tags.split_first_chunk::<8>().expect("there are twelve tags");
-        let high = high.first_chunk::<4>().expect("there are twelve tags");
-        let low = bytes_equal(u64::from_le_bytes(*low), tag);
-        let high = bytes_equal(u64::from(u32::from_le_bytes(*high)), tag) & 0xf;
-        Positions((low | high << 8) as u32)
+        let tail = self.as_bytes().last_chunk().expect("a line is longer");
+        Positions(bytes::equal(tail, tag) & ALL)
+    }
+
+    /// The first entry with this tag whose place `is_it` accepts: where it is, and its place.
+    #[inline]
+    pub(super) fn find(
+        &self,
+        tag: u8,
+        is_it: impl Fn(RecordOffset) -> bool,
+    ) -> Option<(usize, RecordOffset)> {
+        self.with_tag(tag).map(|position| (position, self.place(position))).find(|(_, place)| is_it(*place))
     }
 
     /// Where entries are.
     pub(super) fn entries(&self) -> Positions {
-        Positions(!self.with_tag(NO_TAG).0 & ((1 << LINE_ENTRIES) - 1))
+        Positions(!self.with_tag(NO_TAG).0 & ALL)
     }
 
     /// Where there is room.
@@ -67,15 +75,6 @@ impl Line {
         self.tags[position] = NO_TAG;
         self.places[position] = 0;
     }
-}
-
-/// One bit for each of the bytes that are equal to `byte`.
-#[inline]
-fn bytes_equal(bytes: u64, byte: u8) -> u64 {
-    let differing = bytes ^ (u64::from(byte) * ONES);
-    // The highest bit of each byte that differs nowhere. No carry leaves its byte, so this is exact.
-    let equal = !(((differing & LOW_BITS) + LOW_BITS) | differing | LOW_BITS);
-    (equal >> 7).wrapping_mul(GATHER) >> 56
 }
 
 /// Positions in a line, in rising order.

@@ -50,6 +50,7 @@ impl KeyHasher {
     }
 
     /// The hash of a key.
+    #[inline]
     pub(crate) fn hash(&self, keyspace: u8, key: &[u8]) -> u64 {
         let mut hasher = self.0.build_hasher();
         hasher.write_u8(keyspace);
@@ -71,6 +72,7 @@ struct Found {
     home: usize,
     line: usize,
     position: usize,
+    place: RecordOffset,
 }
 
 /// The most entries in so many lines.
@@ -83,6 +85,7 @@ fn grown(lines: usize) -> usize {
 }
 
 /// Other bits than those that name the home, and never zero.
+#[inline]
 fn tag_of(hash: u64) -> u8 {
     1 + ((u64::from(hash as u32) * 255) >> 32) as u8
 }
@@ -130,7 +133,7 @@ impl Index {
     /// The entry with this hash that `is_key` accepts.
     #[inline]
     pub(crate) fn find(&self, hash: u64, is_key: impl Fn(RecordOffset) -> bool) -> Option<RecordOffset> {
-        self.locate(hash, is_key).map(|found| self.lines()[found.line].place(found.position))
+        self.locate(hash, is_key).map(|found| found.place)
     }
 
     /// Has the processor fetch the line where a lookup of this hash begins.
@@ -156,10 +159,8 @@ impl Index {
         hash_of: impl Fn(RecordOffset) -> u64,
     ) -> Option<RecordOffset> {
         if let Some(found) = self.locate(hash, is_key) {
-            let line = &mut self.table.lines_mut()[found.line];
-            let before = line.place(found.position);
-            line.put(found.position, tag_of(hash), place);
-            return Some(before);
+            self.table.lines_mut()[found.line].put(found.position, tag_of(hash), place);
+            return Some(found.place);
         }
         if !self.has_room() {
             self.resize(grown(self.lines().len()), arena, hash_of);
@@ -176,9 +177,8 @@ impl Index {
         is_key: impl Fn(RecordOffset) -> bool,
     ) -> Option<RecordOffset> {
         let found = self.locate(hash, is_key)?;
-        let place = self.lines()[found.line].place(found.position);
         self.clear(found);
-        Some(place)
+        Some(found.place)
     }
 
     /// Whether there is an entry for exactly this place.
@@ -263,23 +263,21 @@ impl Index {
 
     #[inline]
     fn locate(&self, hash: u64, is_key: impl Fn(RecordOffset) -> bool) -> Option<Found> {
-        let (lines, home, tag) = (self.lines(), self.home(hash), tag_of(hash));
-        let mut at = home;
-        loop {
-            let line = lines.get(at)?;
-            for position in line.with_tag(tag) {
-                if is_key(line.place(position)) {
-                    return Some(Found { home, line: at, position });
-                }
-            }
-            if line.overflows == 0 {
-                return None;
-            }
-            at = self.after(at);
-            if at == home {
-                return None;
-            }
+        let (home, tag) = (self.home(hash), tag_of(hash));
+        let line = self.lines().get(home)?;
+        if let Some((position, place)) = line.find(tag, &is_key) {
+            return Some(Found { home, line: home, position, place });
         }
+        if line.overflows == 0 { None } else { self.locate_beyond(home, tag, is_key) }
+    }
+
+    /// In the lines behind an entry's home.
+    #[inline(never)]
+    fn locate_beyond(&self, home: usize, tag: u8, is_key: impl Fn(RecordOffset) -> bool) -> Option<Found> {
+        self.probe(home).skip(1).find_map(|(at, line)| {
+            let (position, place) = line.find(tag, &is_key)?;
+            Some(Found { home, line: at, position, place })
+        })
     }
 
     fn locate_place(&self, hash: u64, place: RecordOffset) -> Option<Found> {

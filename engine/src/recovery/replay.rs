@@ -16,6 +16,7 @@ use crate::frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM
 use crate::log::{FrameHeader, FrameKind};
 use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
+use crate::wakes::Wakes;
 
 /// Why a frame of the engine's log cannot be replayed. It is the source of a
 /// [`RecoverError::Visit`](crate::log::RecoverError::Visit).
@@ -165,13 +166,13 @@ pub(crate) fn replay_frame(
         return Ok(());
     }
     if frame.kind == FRAME_DROP {
-        let _ = held.end_generation(generation);
+        held.end_generation(generation, &mut Wakes::default());
         return Ok(());
     }
     // A slot that nobody ever moved has no frame that opens it: its first frame does.
     if generation > held.generation() && !mutation!("replay-without-generations") {
         if held.is_open() {
-            let _ = held.end_generation(held.generation());
+            held.end_generation(held.generation(), &mut Wakes::default());
         }
         held.begin_generation(generation);
     }
@@ -189,7 +190,7 @@ fn replay_data(held: &mut SlotState, range: RangeHeader, records: &[u8]) -> Resu
     let counters = verify_range(slot, range, records)?;
     if let Some(fresh) = held.fresh(range, records, counters)? {
         held.reserve(range, &fresh).map_err(|source| ReplayError::OutOfMemory { slot, source })?;
-        let _nobody_waits_yet = held.take_in(range, &fresh);
+        held.take_in(range, &fresh, &mut Wakes::default());
     }
     Ok(())
 }
@@ -225,7 +226,7 @@ fn replay_truncation(held: &mut SlotState, to: Version) -> Result<(), ReplayErro
         return Err(ReplayError::BadTruncation { slot, to, version });
     }
     if let Some(cut) = cut {
-        let _nobody_waits_yet = held.take_back(cut);
+        held.take_back(cut, &mut Wakes::default());
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::log::LogPosition;
 use crate::segment::Segment;
 use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, Slot, Term, Version};
+use crate::wakes::Wakes;
 use lockgate_runtime::sync::Arc;
 
 /// A slot's state, without its records.
@@ -117,7 +118,7 @@ impl SlotState {
         self.undo_floor = image.undo_floor;
         self.truncated_term = image.truncated_term;
         self.history = History::from_starts(image.history.clone());
-        let _nobody_waits_yet = self.marked();
+        self.mark(&mut Wakes::default());
     }
 
     /// Makes room in the index of an empty slot for so many keys.

@@ -1,0 +1,42 @@
+//! Looking for one byte among many, sixteen at once and without a branch on each.
+
+/// One bit for each of the bytes that are equal to `byte`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn equal(bytes: &[u8; 16], byte: u8) -> u32 {
+    use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set1_epi8};
+    let bytes: __m128i = zerocopy::transmute!(*bytes);
+    // SAFETY: values in, values out; all that these need is SSE2, which every processor of this architecture has.
+    unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte as i8))) as u32 }
+}
+
+/// One bit for each of the bytes that are equal to `byte`.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn equal(bytes: &[u8; 16], byte: u8) -> u32 {
+    bytes.iter().rev().fold(0, |bits, other| bits << 1 | u32::from(*other == byte))
+}
+
+/// Whether one of the bytes is `byte`.
+#[inline]
+pub(crate) fn has(bytes: &[u8], byte: u8) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    let found = chunks.iter().fold(0, |found, chunk| found | equal(chunk, byte));
+    found != 0 || rest.contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn as_one_by_one(bytes in proptest::collection::vec(0u8..20, 0..60), byte in 0u8..20) {
+            prop_assert_eq!(has(&bytes, byte), bytes.contains(&byte));
+            if let Some(chunk) = bytes.first_chunk() {
+                let bits = (0..16).filter(|&at| chunk[at] == byte).fold(0, |bits, at| bits | 1 << at);
+                prop_assert_eq!(equal(chunk, byte), bits);
+            }
+        }
+    }
+}
