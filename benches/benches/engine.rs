@@ -26,7 +26,7 @@ const RECORDS_BYTES_MAX: u64 = 2 << 30;
 const RECORD_BYTES: u64 = 32;
 /// Keys that are drawn before the clock starts, and used again and again.
 const DRAWS: usize = 1 << 20;
-/// Keys of one `get_many`.
+/// Keys of one call for many.
 const MANY: usize = 16;
 /// Keys that are added before they are removed again, and the other way round.
 const ADDED: u64 = 1 << 16;
@@ -77,8 +77,9 @@ fn measure(criterion: &mut Criterion, table: &mut Table, keys: u64, value_bytes:
     let mut group = criterion.benchmark_group(&name);
     group.sampling_mode(SamplingMode::Flat).sample_size(20);
     group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(400));
-    let points: [(&str, Routine); 6] = [
+    let points: [(&str, Routine); 7] = [
         ("get hit", Bench::get_hit),
+        ("get_with hit", Bench::get_with_hit),
         ("get miss", Bench::get_miss),
         ("exists", Bench::exists),
         ("overwrite", Bench::overwrite),
@@ -89,6 +90,7 @@ fn measure(criterion: &mut Criterion, table: &mut Table, keys: u64, value_bytes:
         run(&mut group, name, 1, &mut bench, routine);
     }
     run(&mut group, "get_many of 16", MANY as u64, &mut bench, Bench::get_many);
+    run(&mut group, "get_many_with of 16", MANY as u64, &mut bench, Bench::get_many_with);
     let mixes = [
         ("95 to 5 by Zipf, 1 thread", 5, 1),
         ("95 to 5 by Zipf, 2 threads", 5, 2),
@@ -157,6 +159,16 @@ impl Bench {
         timed(|| keys.for_each(|key| _ = black_box(self.filled.get(key))))
     }
 
+    fn get_with_hit(&mut self, count: u64) -> Duration {
+        let (keys, keyspace) = (self.hits.iter().cycle().take(count as usize), &self.filled.keyspace);
+        timed(|| {
+            for key in keys {
+                let see = |value: Option<&[u8]>, _| assert!(black_box(value).is_some());
+                keyspace.get_with(key, see).expect("a served slot can be read");
+            }
+        })
+    }
+
     fn get_miss(&mut self, count: u64) -> Duration {
         let (keys, keyspace) = (self.misses.iter().cycle().take(count as usize), &self.filled.keyspace);
         timed(|| {
@@ -211,6 +223,18 @@ impl Bench {
             for batch in batches {
                 let values = self.filled.keyspace.get_many(batch).expect("served slots can be read");
                 assert!(black_box(&values).iter().all(Option::is_some));
+            }
+        })
+    }
+
+    /// The same, with values looked at where they lie.
+    fn get_many_with(&mut self, count: u64) -> Duration {
+        let keys: Vec<&[u8]> = self.hits.iter().map(|key| &key[..]).collect();
+        let batches = keys.chunks_exact(MANY).cycle().take(count as usize);
+        timed(|| {
+            for batch in batches {
+                let see = |_, value: Option<&[u8]>, _| assert!(black_box(value).is_some());
+                self.filled.keyspace.get_many_with(batch, see).expect("served slots can be read");
             }
         })
     }

@@ -62,7 +62,25 @@ impl Keyspace {
     }
 
     /// The value of a key.
+    // Inlined, so that the value is made right where its user has it, and is not moved there.
+    #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, OpError> {
+        let mut found = Ok(None);
+        self.get_into(key, &mut found);
+        found
+    }
+
+    fn get_into(&self, key: &[u8], found: &mut Result<Option<Value>, OpError>) {
+        if let Ok(out) = found
+            && let Err(error) = self.try_get_into(key, out)
+        {
+            *found = Err(error);
+        }
+    }
+
+    /// As [`Keyspace::get`]; `out` is `None` before, and what was found afterwards.
+    #[inline(always)]
+    fn try_get_into(&self, key: &[u8], out: &mut Option<Value>) -> Result<(), OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
         let cell = self.engine.slot(slot);
@@ -73,12 +91,16 @@ impl Keyspace {
             let held = cell.lock();
             held.check_readable()?;
             match held.glance(self.number, key, hash) {
-                Glance::Absent => return Ok(None),
-                Glance::Live(place, record) => return found(&held.store, place, &record),
+                Glance::Absent => return Ok(()),
+                Glance::Live(place, record) => {
+                    Value::put_record(out, &held.store, place, &record);
+                    return Ok(());
+                }
                 Glance::Mortal => {}
             }
         }
-        self.readable(key, |held, met| met.place.map(|place| Value::of(&held.store, place)))
+        *out = self.readable(key, |held, met| met.place.map(|place| Value::of(&held.store, place)))?;
+        Ok(())
     }
 
     /// What `see` makes of the value of a key, if it is there, and of its version; of the slot's last version if it is not.
@@ -413,17 +435,6 @@ impl Keyspace {
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
-}
-
-/// What a get returns for this live record, which is at this place: made right where it is returned to, so that nothing is
-/// moved. Gets overlap only while few instructions lie between them.
-#[inline(never)]
-fn found(store: &Store, place: RecordOffset, record: &Record<'_>) -> Result<Option<Value>, OpError> {
-    let mut found = Ok(None);
-    if let Ok(out) = &mut found {
-        Value::put_record(out, store, place, record);
-    }
-    found
 }
 
 /// A live record that is about to be changed.

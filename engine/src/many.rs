@@ -33,7 +33,7 @@ impl Keyspace {
         values.resize_with(keys.len(), || None);
         self.each_of(keys, |at, live, _| {
             if let Some((store, place, record)) = live {
-                Value::put_record(&mut values[at], store, place, record);
+                put(&mut values[at], store, place, record);
             }
         })?;
         Ok(values)
@@ -58,7 +58,11 @@ impl Keyspace {
     }
 
     /// Shows each key's live record, or that there is none, and its slot's version.
-    fn each_of(&self, keys: &[&[u8]], see: impl FnMut(usize, Option<Live<'_>>, Version)) -> Result<(), OpError> {
+    fn each_of(
+        &self,
+        keys: &[&[u8]],
+        see: impl FnMut(usize, Option<Live<'_>>, Version),
+    ) -> Result<(), OpError> {
         // Few keys need no memory for this.
         let (mut few, mut many);
         let wanted = if keys.len() <= WINDOW_KEYS {
@@ -144,6 +148,12 @@ impl Keyspace {
             Ok(())
         })
     }
+}
+
+/// As [`Value::put_record`]. Not inlined: the loop around it stays short enough to run ahead of what it waits for.
+#[inline(never)]
+fn put(out: &mut Option<Value>, store: &Store, place: RecordOffset, record: &Record<'_>) {
+    Value::put_record(out, store, place, record);
 }
 
 /// A live record, where it is, and in which store.

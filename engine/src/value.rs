@@ -53,6 +53,7 @@ impl Value {
 
     /// Puts the value of this live record, which is at this place, into `out`. A short one is copied there and nowhere
     /// else: whoever moves a value that was written just now waits for the processor to have written it.
+    #[inline]
     pub(crate) fn put_record(
         out: &mut Option<Value>,
         store: &Store,

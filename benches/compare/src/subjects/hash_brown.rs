@@ -11,7 +11,7 @@ use crate::failure::Failure;
 pub struct HashBrownSubject(HashMap<Box<[u8]>, Box<[u8]>, RandomState>);
 
 impl Map for HashBrownSubject {
-    fn read<R>(&self, key: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Failure> {
+    fn look_at<R>(&self, key: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Failure> {
         Ok(self.0.get(key).map(|value| see(value)))
     }
 

@@ -21,7 +21,7 @@ mod rocks;
 use std::path::Path;
 
 use clap::ValueEnum;
-pub use dash_map::DashMapSubject;
+pub use dash_map::{CloningDashMapSubject, DashMapSubject};
 pub use engine::{EngineSubject, MOVED, Settings};
 pub use hash_brown::HashBrownSubject;
 pub use papaya::PapayaSubject;
@@ -34,23 +34,38 @@ use crate::keys::{Key, WorkingSet};
 pub const ENGINE: &str = "engine";
 /// The name of what its memory is judged against.
 pub const DASH_MAP: &str = "DashMap";
+/// The name of the same with copies of values.
+pub const CLONING_DASH_MAP: &str = "DashMap, values cloned";
 /// The name of what its synced sets are judged against.
 pub const APPEND: &str = "append file";
 
 /// A map in memory.
 pub trait Map {
-    /// Shows the value of a key to `see`. `None`: the key is not there.
-    fn read<R>(&self, key: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Failure>;
+    /// Whether it differs from another subject in its `get` alone, so that nothing else of it is measured.
+    const ONLY_GETS: bool = false;
+
+    /// Shows the value of a key to `see` where it lies, under the subject's lock or guard. `None`: the key is not there.
+    fn look_at<R>(&self, key: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Failure>;
+
+    /// As [`Map::look_at`], by the subject's own `get`. The engine's gives out a copy that may be kept, and holds no lock.
+    fn get<R>(&self, key: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Failure> {
+        self.look_at(key, see)
+    }
 
     /// Gives a key a value.
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Failure>;
 
     /// Shows the values of those of `keys` that are there, by the subject's own call for many if it has one.
-    fn read_many(&self, keys: &[&[u8]], mut see: impl FnMut(&[u8])) -> Result<(), Failure> {
+    fn look_at_many(&self, keys: &[&[u8]], mut see: impl FnMut(&[u8])) -> Result<(), Failure> {
         for key in keys {
-            self.read(key, &mut see)?;
+            self.look_at(key, &mut see)?;
         }
         Ok(())
+    }
+
+    /// As [`Map::look_at_many`], with copies where [`Map::get`] has some.
+    fn get_many(&self, keys: &[&[u8]], see: impl FnMut(&[u8])) -> Result<(), Failure> {
+        self.look_at_many(keys, see)
     }
 
     /// Waits until nothing of what was done goes on in the background.

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::keys::{KEY_BYTES, Key, WorkingSet, first_word};
 use crate::subjects::Map;
 
-/// Keys of one `read_many`.
+/// Keys of one call for many.
 pub const MANY: usize = 16;
 
 /// One kind of work on a map.
@@ -22,8 +22,21 @@ pub enum PointWork {
     GetIndependent,
     /// Sixteen at a time.
     GetMany,
+    /// As [`PointWork::GetDependent`], with values looked at where they lie.
+    LookDependent,
+    /// As [`PointWork::GetIndependent`], with values looked at where they lie.
+    LookIndependent,
+    /// As [`PointWork::GetMany`], with values looked at where they lie.
+    LookMany,
     /// Overwrites of keys drawn at random.
     Set,
+}
+
+impl PointWork {
+    /// Whether it is about values that are given out.
+    fn is_get(self) -> bool {
+        matches!(self, PointWork::GetDependent | PointWork::GetIndependent | PointWork::GetMany)
+    }
 }
 
 /// A subject that is ready to be measured.
@@ -31,8 +44,8 @@ pub trait Lane {
     /// Loads the working set, and waits until it has settled.
     fn load(&mut self, set: &WorkingSet) -> Result<(), Failure>;
 
-    /// Does one round of some work on all keys. Nanoseconds per key.
-    fn round(&mut self, work: PointWork, set: &WorkingSet, round: usize) -> Result<f64, Failure>;
+    /// Does one round of some work on all keys. Nanoseconds per key; `None`: this subject does not do it.
+    fn round(&mut self, work: PointWork, set: &WorkingSet, round: usize) -> Result<Option<f64>, Failure>;
 }
 
 impl<M: Map> Lane for M {
@@ -45,21 +58,32 @@ impl<M: Map> Lane for M {
         self.settle()
     }
 
-    fn round(&mut self, work: PointWork, set: &WorkingSet, round: usize) -> Result<f64, Failure> {
+    fn round(&mut self, work: PointWork, set: &WorkingSet, round: usize) -> Result<Option<f64>, Failure> {
+        if M::ONLY_GETS && !work.is_get() {
+            return Ok(None);
+        }
         let (began, sum) = match work {
-            PointWork::GetDependent => (Instant::now(), get_dependent(self, set)?),
+            PointWork::GetDependent => (Instant::now(), dependent(set, |key| self.get(key, next_key))?),
+            PointWork::LookDependent => (Instant::now(), dependent(set, |key| self.look_at(key, next_key))?),
             PointWork::GetIndependent => (Instant::now(), get_each(self, set.chain())?),
-            PointWork::GetMany => {
-                let keys: Vec<&[u8]> = set.chain().iter().map(|key| &key[..]).collect();
-                (Instant::now(), get_many(self, &keys)?)
+            PointWork::LookIndependent => {
+                (Instant::now(), each(set.chain(), |key| self.look_at(key, first_word))?)
             }
-            PointWork::Set => return overwrite(self, set, round),
+            PointWork::GetMany => {
+                let keys = slices(set);
+                (Instant::now(), many(&keys, |keys, see| self.get_many(keys, see))?)
+            }
+            PointWork::LookMany => {
+                let keys = slices(set);
+                (Instant::now(), many(&keys, |keys, see| self.look_at_many(keys, see))?)
+            }
+            PointWork::Set => return overwrite(self, set, round).map(Some),
         };
         let ns = began.elapsed().as_nanos() as f64;
         if sum != set.sum_of_values() {
             return Err(Failure::new("values were read that were never written"));
         }
-        Ok(ns / set.len() as f64)
+        Ok(Some(ns / set.len() as f64))
     }
 }
 
@@ -68,30 +92,49 @@ fn lost() -> Failure {
     Failure::new("a key was lost")
 }
 
-fn get_dependent(map: &impl Map, set: &WorkingSet) -> Result<u64, Failure> {
+fn next_key(value: &[u8]) -> Option<Key> {
+    value.first_chunk::<KEY_BYTES>().copied()
+}
+
+fn slices(set: &WorkingSet) -> Vec<&[u8]> {
+    set.chain().iter().map(|key| &key[..]).collect()
+}
+
+#[inline]
+fn dependent(
+    set: &WorkingSet,
+    next: impl Fn(&[u8]) -> Result<Option<Option<Key>>, Failure>,
+) -> Result<u64, Failure> {
     let (mut key, mut sum) = (set.chain()[0], 0_u64);
     for _ in 0..set.len() {
-        let next = map.read(&key, |value| value.first_chunk::<KEY_BYTES>().copied())?;
-        key = next.flatten().ok_or_else(lost)?;
+        key = next(&key)?.flatten().ok_or_else(lost)?;
         sum = sum.wrapping_add(first_word(&key));
     }
     Ok(black_box(sum))
 }
 
-/// Reads each of `keys`, and sums up the first words of their values.
-pub fn get_each(map: &impl Map, keys: &[Key]) -> Result<u64, Failure> {
+#[inline]
+fn each(keys: &[Key], word: impl Fn(&[u8]) -> Result<Option<u64>, Failure>) -> Result<u64, Failure> {
     let mut sum = 0_u64;
     for key in keys {
-        let word = map.read(key, first_word)?.ok_or_else(lost)?;
-        sum = sum.wrapping_add(word);
+        sum = sum.wrapping_add(word(key)?.ok_or_else(lost)?);
     }
     Ok(black_box(sum))
 }
 
-fn get_many(map: &impl Map, keys: &[&[u8]]) -> Result<u64, Failure> {
+/// Gets each of `keys`, and sums up the first words of their values.
+pub fn get_each(map: &impl Map, keys: &[Key]) -> Result<u64, Failure> {
+    each(keys, |key| map.get(key, first_word))
+}
+
+#[inline]
+fn many(
+    keys: &[&[u8]],
+    read: impl Fn(&[&[u8]], &mut dyn FnMut(&[u8])) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
     let mut sum = 0_u64;
     for batch in keys.chunks(MANY) {
-        map.read_many(batch, |value| sum = sum.wrapping_add(first_word(value)))?;
+        read(batch, &mut |value| sum = sum.wrapping_add(first_word(value)))?;
     }
     Ok(black_box(sum))
 }

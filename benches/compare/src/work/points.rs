@@ -7,16 +7,20 @@ use crate::keys::WorkingSet;
 use crate::report::{ENGINE_ISSUE, Goal, Report};
 use crate::rounds::Rounds;
 use crate::subjects::{
-    DASH_MAP, DashMapSubject, ENGINE, EngineSubject, HashBrownSubject, MapKind, PapayaSubject,
+    CLONING_DASH_MAP, CloningDashMapSubject, DASH_MAP, DashMapSubject, ENGINE, EngineSubject,
+    HashBrownSubject, MapKind, PapayaSubject,
 };
 
 const VALUE_BYTES: usize = 100;
 
 /// The rows: their names, what is done, and what it may take against DashMap.
-const ROWS: [(&str, PointWork, f64); 4] = [
+const ROWS: [(&str, PointWork, f64); 7] = [
     ("get, dependent", PointWork::GetDependent, 0.8),
     ("get, independent", PointWork::GetIndependent, 1.2),
     ("get_many of 16, per key", PointWork::GetMany, 0.6),
+    ("get_with, dependent", PointWork::LookDependent, 0.8),
+    ("get_with, independent", PointWork::LookIndependent, 1.2),
+    ("get_many_with of 16, per key", PointWork::LookMany, 0.6),
     ("set, logged, not waited for", PointWork::Set, 1.4),
 ];
 
@@ -32,6 +36,7 @@ pub fn measure(context: &Context, report: &mut Report) -> Result<(), Failure> {
     let mut lanes: Vec<(&'static str, Box<dyn Lane>)> = vec![
         (ENGINE, Box::new(EngineSubject::open(folder.path(), &context.settings())?)),
         (DASH_MAP, Box::new(DashMapSubject::default())),
+        (CLONING_DASH_MAP, Box::new(CloningDashMapSubject::default())),
         (MapKind::Hashbrown.name(), Box::new(HashBrownSubject::default())),
         (MapKind::Papaya.name(), Box::new(PapayaSubject::default())),
     ];
@@ -41,9 +46,8 @@ pub fn measure(context: &Context, report: &mut Report) -> Result<(), Failure> {
     for (name, work, most) in ROWS.into_iter().filter(|(name, ..)| run.wants(name)) {
         context.progress.doing(name);
         // Caches and page tables of the first round are those of the work before.
-        Rounds::in_turns(1, &mut lanes, |lane, _| lane.round(work, &set, run.rounds).map(Some))?;
-        let rounds =
-            Rounds::in_turns(run.rounds, &mut lanes, |lane, round| lane.round(work, &set, round).map(Some))?;
+        Rounds::in_turns(1, &mut lanes, |lane, _| lane.round(work, &set, run.rounds))?;
+        let rounds = Rounds::in_turns(run.rounds, &mut lanes, |lane, round| lane.round(work, &set, round))?;
         tell(report, name, &rounds, most, run.rounds);
         context.progress.row();
     }
@@ -58,7 +62,7 @@ fn tell(report: &mut Report, name: &str, rounds: &Rounds, most: f64, count: usiz
         let row = format!("{name}: {subject}");
         match ratio {
             Some(ratio) if subject == ENGINE => {
-                let words = if name.starts_with("get_many") {
+                let words = if name.contains("of 16") {
                     format!("of {MANY} gets from DashMap")
                 } else {
                     "of DashMap's time".to_owned()

@@ -65,7 +65,7 @@ impl Closed {
     fn open(&self, key: &Key) -> Result<f64, Failure> {
         let began = Instant::now();
         let engine = EngineSubject::open(&self.folder, &self.settings)?;
-        match engine.read(key, |_| ())? {
+        match engine.look_at(key, |_| ())? {
             Some(()) => Ok(began.elapsed().as_nanos() as f64),
             None => Err(Failure::new("an engine lost a key")),
         }

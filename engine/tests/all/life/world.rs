@@ -180,8 +180,19 @@ impl World {
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
         let values = self.engine().keyspace(keyspace).get_many(&names).unwrap();
         assert_eq!(values.len(), places.len());
-        for (place, value) in places.into_iter().zip(values) {
+        let mut seen = vec![None; places.len()];
+        let see = |at: usize, value: Option<&[u8]>, version| {
+            let before = seen[at].replace((value.map(<[u8]>::to_vec), version));
+            assert_eq!(before, None, "each is seen once");
+        };
+        self.engine().keyspace(keyspace).get_many_with(&names, see).unwrap();
+        for ((place, value), seen) in places.into_iter().zip(values).zip(seen) {
             let expected = self.model.live(place, now_ms).map(|entry| (entry.value, entry.version));
+            let (seen, version) = seen.expect("each is seen");
+            assert_eq!(seen.map(|seen| (seen, version)), expected, "{place:?}");
+            if expected.is_none() {
+                assert_eq!(version, self.status(place.tag).version, "{place:?}");
+            }
             let value = value.map(|value| (value.as_bytes().to_vec(), value.version()));
             assert_eq!(value, expected, "{place:?}");
         }
