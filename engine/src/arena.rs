@@ -170,11 +170,7 @@ impl Arena {
         Arena::map(pages, budget, Some(Arc::new(tables)))
     }
 
-    fn map(
-        pages: Pages,
-        budget: Arc<MemoryBudget>,
-        tables: Option<Arc<Arena>>,
-    ) -> std::io::Result<Arena> {
+    fn map(pages: Pages, budget: Arc<MemoryBudget>, tables: Option<Arc<Arena>>) -> std::io::Result<Arena> {
         let (protection, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new anonymous mapping at an address of the kernel's choice; it replaces nothing.
