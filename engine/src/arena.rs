@@ -130,6 +130,15 @@ impl MemoryBudget {
     }
 }
 
+/// Which pages back an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Huge ones, if the system has them: for who looks up keys all over the range.
+    Huge,
+    /// Those that the system gives unasked: for who uses little of the range, and not for long.
+    Unasked,
+}
+
 /// One core's range of memory.
 pub(crate) struct Arena {
     mapping: NonNull<u8>,
@@ -148,14 +157,20 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Reserves the range, and one for indexes. No memory is used yet.
+    /// As [`Arena::reserve_on`], on huge pages.
+    #[cfg(test)]
     pub(crate) fn reserve(budget: Arc<MemoryBudget>) -> std::io::Result<Arena> {
-        // What indexes take is charged by `charge.rs`, before they grow.
-        let tables = Arena::map(Arc::new(MemoryBudget::new(u64::MAX)), None)?;
-        Arena::map(budget, Some(Arc::new(tables)))
+        Arena::reserve_on(Pages::Huge, budget)
     }
 
-    fn map(budget: Arc<MemoryBudget>, tables: Option<Arc<Arena>>) -> std::io::Result<Arena> {
+    /// Reserves the range, and one for indexes. No memory is used yet.
+    pub(crate) fn reserve_on(pages: Pages, budget: Arc<MemoryBudget>) -> std::io::Result<Arena> {
+        // What indexes take is charged by `charge.rs`, before they grow.
+        let tables = Arena::map(pages, Arc::new(MemoryBudget::new(u64::MAX)), None)?;
+        Arena::map(pages, budget, Some(Arc::new(tables)))
+    }
+
+    fn map(pages: Pages, budget: Arc<MemoryBudget>, tables: Option<Arc<Arena>>) -> std::io::Result<Arena> {
         let (protection, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new anonymous mapping at an address of the kernel's choice; it replaces nothing.
@@ -165,7 +180,9 @@ impl Arena {
         let skipped = mapping.as_ptr().align_offset(CHUNK_BYTES);
         // SAFETY: the mapping is longer than the arena by a chunk, and less than one is skipped.
         let base = unsafe { mapping.add(skipped) };
-        want_huge_pages(base.as_ptr().expose_provenance(), ARENA_BYTES);
+        if pages == Pages::Huge {
+            want_huge_pages(base.as_ptr().expose_provenance(), ARENA_BYTES);
+        }
         // Line 0 stays unused, so that offset 0 is never a record's.
         Ok(Arena { mapping, base, tables, budget, free: Apart(Mutex::new(FreeList::new(1..ARENA_LINES))) })
     }

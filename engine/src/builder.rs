@@ -12,7 +12,7 @@ use lockgate_runtime::Runtime;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::AtomicU64;
 
-use crate::arena::{Arena, MemoryBudget, want_huge_pages};
+use crate::arena::{Arena, MemoryBudget, Pages, want_huge_pages};
 use crate::cell::{SlotCell, SlotTable};
 use crate::checkpoint::files::remove_leftovers;
 use crate::checkpoint::format::LogFrom;
@@ -54,6 +54,7 @@ pub struct EngineBuilder {
     log_file_bytes: u64,
     log_unwritten_bytes_max: u64,
     memory_bytes_max: u64,
+    huge_pages: bool,
     flush_interval_ms: u64,
     durability: Durability,
     checkpoints: CheckpointConfig,
@@ -70,6 +71,7 @@ impl EngineBuilder {
             log_file_bytes: log::FILE_BYTES_DEFAULT,
             log_unwritten_bytes_max: log::UNWRITTEN_BYTES_MAX_DEFAULT,
             memory_bytes_max: MEMORY_BYTES_MAX_DEFAULT,
+            huge_pages: true,
             flush_interval_ms: log::FLUSH_INTERVAL_DEFAULT.as_millis() as u64,
             durability: Durability::default(),
             checkpoints: CheckpointConfig::default(),
@@ -118,6 +120,13 @@ impl EngineBuilder {
     /// How much memory segments and indexes may take, over all cores, before writes are refused with `OutOfMemory`.
     pub fn memory_bytes_max(mut self, bytes: u64) -> Self {
         self.memory_bytes_max = bytes;
+        self
+    }
+
+    /// Whether segments and indexes lie on huge pages where the system has them (default: yes): lookups are faster then. Who
+    /// opens many engines that hold little spares the system clearing such pages.
+    pub fn huge_pages(mut self, huge: bool) -> Self {
+        self.huge_pages = huge;
         self
     }
 
@@ -299,8 +308,9 @@ impl EngineBuilder {
     ) -> Result<SlotTable, OpenError> {
         let mut arenas = Vec::with_capacity(self.cores);
         for core in 0..self.cores {
-            let arena =
-                Arena::reserve(budget.clone()).map_err(|source| OpenError::Reserve { core, source })?;
+            let pages = if self.huge_pages { Pages::Huge } else { Pages::Unasked };
+            let arena = Arena::reserve_on(pages, budget.clone());
+            let arena = arena.map_err(|source| OpenError::Reserve { core, source })?;
             arenas.push(Arc::new(arena));
         }
         let state = |slot: Slot| {

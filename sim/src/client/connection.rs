@@ -23,21 +23,30 @@ pub enum Answer {
 
 pub(super) struct Connection {
     stream: TcpStream,
+    /// Room for requests and for replies.
+    request: Vec<u8>,
+    received: Vec<u8>,
 }
 
 impl Connection {
     pub(super) async fn open(addr: SocketAddr) -> io::Result<Self> {
-        Ok(Self { stream: TcpStream::connect(addr).await? })
+        Ok(Self { stream: TcpStream::connect(addr).await?, request: Vec::new(), received: Vec::new() })
     }
 
     /// Sends a command and waits for its reply. After anything but a reply, the connection is of no more use.
     pub(super) async fn ask(&mut self, command: &[&[u8]]) -> Answer {
-        let mut request = Vec::new();
+        let mut request = std::mem::take(&mut self.request);
+        request.clear();
         encode_command(&mut request, command);
-        if self.stream.send_all(request).await.0.is_err() {
+        let (sent, request) = self.stream.send_all(request).await;
+        if sent.is_err() {
             return Answer::Lost;
         }
-        let mut received = Vec::new();
+        self.request = request;
+        let mut received = std::mem::take(&mut self.received);
+        received.clear();
+        // How much is received at once depends on the room: each reply finds the same.
+        received.shrink_to(RECV_BYTES);
         loop {
             received.reserve(RECV_BYTES);
             let (result, bytes) = self.stream.recv(received).await;
@@ -47,7 +56,10 @@ impl Connection {
             }
             let mut rest = &received[..];
             match Reply::read(&mut rest) {
-                Ok(reply) => return Answer::Reply(reply),
+                Ok(reply) => {
+                    self.received = received;
+                    return Answer::Reply(reply);
+                }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(error) => panic!("a node sent what is no reply: {error}"),
             }

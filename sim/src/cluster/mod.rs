@@ -316,7 +316,8 @@ async fn start_node(
     let times = Times::new(timeout, DRIFT_PPM).map_err(|error| error.to_string())?;
     let builder = Engine::builder("/data").clustered(true).cores(runtime.cores());
     let builder = builder.log_file_bytes(shape.log_file_bytes).memory_bytes_max(MEMORY_BYTES_MAX);
-    let builder = builder.checkpoint_log_bytes(shape.checkpoint_log_bytes);
+    // Every process of a run opens one, and has some kilobytes in it.
+    let builder = builder.checkpoint_log_bytes(shape.checkpoint_log_bytes).huge_pages(false);
     let engine = builder.open_on(runtime).await.map_err(|error| error.to_string())?;
     let node = Node::builder(engine).link(link).listen(listen).ack(policy).times(times).start().await;
     node.map_err(|error| error.to_string())

@@ -1,5 +1,5 @@
-//! Known bugs that no run shows, because other rules stand in or nobody asks for what is forbidden: here the rule itself
-//! is asked, with the bug and without it.
+//! Known bugs that no run shows, or too rarely, because other rules stand in or nobody asks for what is forbidden: here the
+//! rule itself is asked, with the bug and without it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -159,6 +159,27 @@ fn nothing_of_a_reign_that_is_over_is_answered_for() {
     };
     assert_eq!(try_it(None), (false, true));
     assert_eq!(try_it(Some("acknowledged-after-deposal")), (false, false));
+}
+
+/// R8, R14. A primary that was cut off applies in one batch the failover that deposed it and its successor's commit of the same
+/// slots, while an answer still waits there. One seed in several hundred has that.
+#[test]
+fn the_commit_of_a_successor_covers_nothing_of_who_was_deposed() {
+    let (mine, successors) = (1, 2);
+    let try_it = |bug, voted_in: u64| {
+        let (acks, waits) = (ReplicaAcks::default(), dependency(mine));
+        acks.begin_reign(mine);
+        acks.set_members(BTreeMap::from([(NodeId(2), 1)]));
+        assert!(!acks.covers(&waits, AckPolicy::InSync), "only the primary has it");
+        // In the order of a batch: the reign follows the map first, and then the gates do.
+        acks.begin_reign(0);
+        acks.set_members(BTreeMap::new());
+        acks.released(waits.slot, Term(2), voted_in);
+        with(bug, || (acks.is_lost(&waits), acks.is_released(&waits)))
+    };
+    assert_eq!(try_it(None, successors), (true, false), "the barrier was passed without that write");
+    assert_eq!(try_it(None, mine), (false, true), "its own vote's barrier had it");
+    assert_eq!(try_it(Some("commit-of-another-reign-covers"), successors), (false, true));
 }
 
 /// R6 (c). A holder that can be granted a lease hears of entries as soon, so that a run would have to lose just these.
