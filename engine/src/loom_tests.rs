@@ -35,10 +35,15 @@ const VALUE_BYTES: usize = 5_000;
 
 /// Explores all interleavings of `body`, and makes sure that there was more than one.
 fn explore(body: impl Fn() + Send + Sync + 'static) {
+    explore_bounded(3, body);
+}
+
+/// As [`explore`], with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+pub(crate) fn explore_bounded(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound.get_or_insert(preemptions);
     builder.check(move || {
         counter.fetch_add(1, Std::Relaxed);
         body();

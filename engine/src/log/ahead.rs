@@ -77,14 +77,19 @@ pub(super) struct Ahead {
 
 impl Ahead {
     pub(super) async fn open(path: &Path) -> io::Result<Ahead> {
+        Ahead::open_by(async |options| File::open(path, &options).await).await
+    }
+
+    /// As [`Ahead::open`], of the file that `open` opens, which a filesystem may refuse to do for direct reads.
+    async fn open_by(open: impl AsyncFn(OpenOptions) -> io::Result<File>) -> io::Result<Ahead> {
         let read = OpenOptions::new().read(true);
         if mutation!("recovery-believes-the-cache") {
-            return Ahead::of(File::open(path, &read).await?).await;
+            return Ahead::of(open(read).await?).await;
         }
-        let direct = async { Ahead::of(File::open(path, &read.direct(true)).await?).await };
+        let direct = async { Ahead::of(open(read.direct(true)).await?).await };
         match direct.await {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                let file = File::open(path, &read).await?;
+                let file = open(read).await?;
                 file.forget_cached()?;
                 Ahead::of(file).await
             }
@@ -236,9 +241,11 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::path::PathBuf;
 
     use lockgate_runtime::fs;
+    use lockgate_runtime::sim::Sim;
     use proptest::prelude::*;
 
     use super::*;
@@ -249,6 +256,14 @@ mod tests {
 
     fn content(at: usize) -> u8 {
         (at ^ at >> 8 ^ at >> 17) as u8
+    }
+
+    /// A file with this content.
+    async fn make_file(dir: &Path) -> PathBuf {
+        fs::create_dir_all(dir).await.expect("created");
+        let path = dir.join("file");
+        fs::write_atomic(&path, (0..LEN).map(content).collect()).await.expect("written");
+        path
     }
 
     async fn check(ahead: &mut Ahead, offset: usize, len: usize) {
@@ -263,10 +278,11 @@ mod tests {
     }
 
     async fn walk(dir: PathBuf, steps: Vec<(usize, usize, bool)>) {
-        fs::create_dir_all(&dir).await.expect("created");
-        let path = dir.join("file");
-        fs::write_atomic(&path, (0..LEN).map(content).collect()).await.expect("written");
-        let mut ahead = Ahead::open(&path).await.expect("opened");
+        let path = make_file(&dir).await;
+        walk_through(Ahead::open(&path).await.expect("opened"), steps).await;
+    }
+
+    async fn walk_through(mut ahead: Ahead, steps: Vec<(usize, usize, bool)>) {
         assert_eq!(ahead.len(), LEN as u64);
         let mut at = 0;
         for (skip, len, is_jump) in steps {
@@ -302,5 +318,99 @@ mod tests {
             Ok(())
         });
         outcome.unwrap();
+    }
+
+    /// Opens as `direct` does what is to be read directly, and else the file. Says which of both was asked for, in order.
+    async fn open_where(
+        path: &Path,
+        direct: impl AsyncFn() -> io::Result<File>,
+    ) -> (io::Result<Ahead>, Vec<bool>) {
+        let asked = RefCell::new(Vec::new());
+        let opened = Ahead::open_by(async |options| {
+            assert!(options.read && options == OpenOptions::new().read(true).direct(options.direct));
+            asked.borrow_mut().push(options.direct);
+            if options.direct { direct().await } else { File::open(path, &options).await }
+        });
+        (opened.await, asked.into_inner())
+    }
+
+    /// As a filesystem that knows no direct reads.
+    async fn refuse() -> io::Result<File> {
+        Err(io::Error::from_raw_os_error(rustix::io::Errno::INVAL.raw_os_error()))
+    }
+
+    #[test]
+    fn where_direct_reads_are_refused_the_same_is_read_without_them() {
+        let test = |dir: PathBuf| async move {
+            let path = make_file(&dir).await;
+            let (opened, asked) = open_where(&path, refuse).await;
+            assert_eq!(asked, [true, false]);
+            walk_through(opened.expect("opened"), vec![(0, 64, true), (7, 100_000, false), (9, 5_000, true)])
+                .await;
+        };
+        on_core(test);
+        in_simulation(test);
+    }
+
+    #[test]
+    fn direct_reads_may_be_refused_as_late_as_the_first_one() {
+        // It opens, has a length, and refuses to be read: the loopback device has no such property.
+        let refusing = Path::new("/sys/class/net/lo/duplex");
+        let read = std::fs::read(refusing).map_err(|error| error.kind());
+        if read != Err(io::ErrorKind::InvalidInput) {
+            eprintln!("SKIPPED: reading {} is not refused here: {read:?}", refusing.display());
+            return;
+        }
+        on_core(move |dir| async move {
+            let path = make_file(&dir).await;
+            let direct = async || File::open(refusing, &OpenOptions::new().read(true)).await;
+            let (opened, asked) = open_where(&path, direct).await;
+            assert_eq!(asked, [true, false]);
+            walk_through(opened.expect("opened"), vec![(3, 70_000, true)]).await;
+        });
+    }
+
+    #[test]
+    fn another_error_than_a_refusal_is_one() {
+        let test = |dir: PathBuf| async move {
+            let path = make_file(&dir).await;
+            let (opened, asked) =
+                open_where(&path, async || Err(io::ErrorKind::PermissionDenied.into())).await;
+            assert_eq!(opened.err().map(|error| error.kind()), Some(io::ErrorKind::PermissionDenied));
+            assert_eq!(asked, [true], "it was not tried in another way");
+            // It cannot be read, which only the first read shows.
+            let direct = async || File::open(&path, &OpenOptions::new().write(true)).await;
+            let (opened, asked) = open_where(&path, direct).await;
+            assert!(opened.is_err_and(|error| error.kind() != io::ErrorKind::InvalidInput));
+            assert_eq!(asked, [true]);
+            // It is gone by then.
+            let (opened, asked) = open_where(&dir.join("none"), refuse).await;
+            assert_eq!(opened.err().map(|error| error.kind()), Some(io::ErrorKind::NotFound));
+            assert_eq!(asked, [true, false]);
+        };
+        on_core(test);
+        in_simulation(test);
+    }
+
+    #[test]
+    fn what_the_disk_never_got_is_not_read_without_direct_reads_either() {
+        let sim = Sim::new(7);
+        let (node, control, path) = (sim.node("a", 1), sim.control(), PathBuf::from("/node/file"));
+        let (old, new) = (vec![1; 10_000], vec![2; 10_000]);
+        let (place, bytes) = (path.clone(), old.clone());
+        node.block_on(0, move || async move {
+            fs::create_dir_all(Path::new("/node")).await.expect("created");
+            fs::write_atomic(&place, bytes).await.expect("written");
+        });
+        control.fail_next_sync("a");
+        node.block_on(0, move || async move {
+            let file = File::open(&path, &OpenOptions::new().write(true)).await.expect("opened");
+            file.write_all_at(new.clone(), 0).await.0.expect("written");
+            assert!(file.sync_data().await.is_err());
+            assert_eq!(fs::read(&path).await.expect("read"), new, "the system believes that it is there");
+            let mut ahead = open_where(&path, refuse).await.0.expect("opened");
+            let found = ahead.bytes(0, old.len()).await.expect("read").expect("it is there");
+            assert_eq!(ahead.window()[found], old);
+        });
     }
 }

@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use lockgate_runtime::sync::Arc;
-use lockgate_runtime::{Event, File, OpenOptions, fs, mutation};
+use lockgate_runtime::{Event, OpenOptions, fs, mutation};
 
 use super::LogConfig;
 use super::error::{LogFailed, StopCause};
 use super::format::{FileHeader, LogPosition, name_hash};
+use super::outside::{File, remove_file};
 use super::recycle::ChainFiles;
 use super::shared::Shared;
 use super::space::{Retry, Who, is_no_space};
@@ -300,6 +301,15 @@ impl Shelf {
         }
     }
 
+    /// One that nobody fills: `spare` is all that there is.
+    #[cfg(all(test, loom))]
+    pub(super) fn without_maker(spare: Option<PreparedFile>) -> Shelf {
+        let shelf = Shelf::new();
+        shelf.spare.replace(spare);
+        shelf.maker_ended.set(true);
+        shelf
+    }
+
     /// Takes the next file, waiting until it is ready. `None` when there will not be one.
     pub(super) async fn take(&self) -> Option<PreparedFile> {
         loop {
@@ -390,7 +400,7 @@ pub(super) async fn keep_one_ready(mut maker: FileMaker, shelf: Rc<Shelf>, share
 
 /// Removes a file that holds nothing. If it stays, it only takes room: recovery finds no batch in it.
 async fn remove_quietly(path: &Path) {
-    if let Err(error) = fs::remove_file(path).await {
+    if let Err(error) = remove_file(path).await {
         tracing::warn!(file = %path.display(), %error, "an unused log file could not be removed");
     }
 }

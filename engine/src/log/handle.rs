@@ -10,6 +10,7 @@ use lockgate_runtime::sync::Arc;
 use super::error::{LogError, LogFailed, LogWaitError};
 use super::files::{FileMaker, PreparedFile};
 use super::format::{FrameHeader, LogPosition};
+use super::outside::block_on_foreign;
 use super::recycle::{ChainFiles, GivenBack};
 use super::shared::{Reservation, Shared};
 use super::start::LogStart;
@@ -59,11 +60,16 @@ impl Log {
 
     /// Starts writing to `first`, on the current core.
     pub(super) fn start(cfg: &LogConfig, position_start: u64, maker: FileMaker, first: PreparedFile) -> Log {
+        let log = Log::without_writer(cfg, position_start, maker.chain().clone());
+        writer::spawn(cfg, log.owner.shared.clone(), maker, first);
+        log
+    }
+
+    /// A log whose writer is yet to begin.
+    pub(super) fn without_writer(cfg: &LogConfig, position_start: u64, chain: Arc<ChainFiles>) -> Log {
         let (bound, group) = (cfg.unwritten_bytes_max, cfg.group.clone());
         let shared = Arc::new(Shared::new(&cfg.name, position_start, bound, group));
         cfg.group.join(&shared);
-        let chain = maker.chain().clone();
-        writer::spawn(cfg, shared.clone(), maker, first);
         Log { owner: Arc::new(Owner { shared, chain }) }
     }
 
@@ -205,13 +211,13 @@ impl Log {
     }
 
     #[cfg(test)]
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
 }
 
 fn blocking(wait: impl Future<Output = Result<(), LogFailed>>) -> Result<(), LogWaitError> {
-    match lockgate_runtime::block_on_foreign(wait) {
+    match block_on_foreign(wait) {
         Ok(result) => Ok(result?),
         Err(_) => Err(LogWaitError::OnCoreThread),
     }

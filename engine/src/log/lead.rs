@@ -13,13 +13,15 @@
 //!   room on a full disk.
 //! - An error ends the log, as the writer's does. So does the end of a thread that had the desk, for whatever reason.
 //!
-//! What is not simulated: foreign threads are not, so nobody leads there. What the desk does is the same for both.
+//! What is not simulated: foreign threads are not, so nobody leads there. What the desk does is the same for both, and the
+//! hand-over is modelled (`loom_tests`).
 
-use lockgate_runtime::{BlockingFile, Reached, mutation};
+use lockgate_runtime::{Reached, mutation};
 
 use super::desk::Desk;
 use super::error::{LogFailed, StopCause};
 use super::format::{BATCH_HEADER_BYTES, LogPosition};
+use super::outside::BlockingFile;
 use super::shared::{Batch, Shared};
 use super::space::is_no_space;
 use super::writer::GROUP_BYTES;

@@ -18,7 +18,7 @@
 //! Reading from the top: [`mod@format`] (the bytes), `error`, `shared` (what appenders and the writer share), `group`
 //! (logs that fail together), `handle`
 //! (the public [`Log`]), `files` (preparing files), `recycle` (using them again), `space` (a full disk), `desk` (what writing
-//! takes), `writer` (the task), `lead` (a thread in its place), `reader` (one file),
+//! takes), `writer` (the task), `lead` (a thread in its place), `outside` (what both use of the runtime), `reader` (one file),
 //! `start` (from where on), `recover` (all chains).
 //!
 //! What this module does not know: what frames mean. A slot and its term are numbers that it carries.
@@ -32,6 +32,9 @@ mod group;
 mod handle;
 mod lead;
 pub(crate) mod lenient;
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod outside;
 mod reader;
 mod recover;
 mod recycle;

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
-use lockgate_runtime::{BlockingFile, Event, Reached, Watermark};
+use lockgate_runtime::{Event, Reached, Watermark};
 
 use super::desk::Desk;
 use super::error::{LogError, LogFailed, StopCause};
@@ -23,6 +23,7 @@ use super::format::{
     BATCH_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, FrameHeader, LogPosition, SECTOR_BYTES,
 };
 use super::group::LogGroup;
+use super::outside::BlockingFile;
 use super::space::Space;
 
 /// Payload bytes after which a batch is complete and a new one begins.

@@ -25,6 +25,7 @@ use super::desk::Desk;
 use super::error::{LogFailed, StopCause};
 use super::files::{FileMaker, PreparedFile, Shelf, keep_one_ready};
 use super::format::{FILE_HEADER_BYTES, LogPosition, batch_file_bytes};
+use super::outside::{now_ns, timeout};
 use super::recycle::ChainFiles;
 use super::shared::{Batch, Rest, Shared};
 use super::space::{Retry, Who, is_no_space};
@@ -35,18 +36,29 @@ pub(super) const GROUP_BYTES: usize = 8 << 20;
 /// Spawns the writer and the maker of its files on the current core.
 pub(super) fn spawn(cfg: &LogConfig, shared: Arc<Shared>, maker: FileMaker, first: PreparedFile) {
     let shelf = Rc::new(Shelf::new());
+    let task = task(cfg, shared.clone(), shelf.clone(), maker.chain().clone(), first);
+    drop(lockgate_runtime::spawn(keep_one_ready(maker, shelf, shared)));
+    drop(lockgate_runtime::spawn(task));
+}
+
+/// The writer's task.
+pub(super) fn task(
+    cfg: &LogConfig,
+    shared: Arc<Shared>,
+    shelf: Rc<Shelf>,
+    chain: Arc<ChainFiles>,
+    first: PreparedFile,
+) -> impl Future<Output = ()> + use<> {
     let writer = Writer {
         flush_interval_ns: u64::try_from(cfg.flush_interval.as_nanos()).unwrap_or(u64::MAX),
         sync_every_batch: cfg.sync_every_batch,
-        shelf: shelf.clone(),
-        chain: maker.chain().clone(),
+        shelf,
+        chain,
         _end: EndGuard(shared.clone()),
         reached: Cell::new(None),
-        shared: shared.clone(),
+        shared,
     };
-    let desk = Desk::new(cfg.boot, first);
-    drop(lockgate_runtime::spawn(keep_one_ready(maker, shelf, shared)));
-    drop(lockgate_runtime::spawn(writer.run(desk)));
+    writer.run(Desk::new(cfg.boot, first))
 }
 
 struct Writer {
@@ -127,9 +139,9 @@ impl Writer {
         match due_at_ns {
             None => work.await,
             Some(due_at_ns) => {
-                let left = Duration::from_nanos(due_at_ns.saturating_sub(lockgate_runtime::now_ns()));
+                let left = Duration::from_nanos(due_at_ns.saturating_sub(now_ns()));
                 // Either way the loop looks again at what there is to do.
-                let _ = lockgate_runtime::timeout(left, work).await;
+                let _ = timeout(left, work).await;
             }
         }
     }
@@ -169,7 +181,7 @@ impl Writer {
         if then_sync {
             self.synced(desk);
         } else if desk.sync_due_at_ns.is_none() {
-            desk.sync_due_at_ns = Some(lockgate_runtime::now_ns().saturating_add(self.flush_interval_ns));
+            desk.sync_due_at_ns = Some(now_ns().saturating_add(self.flush_interval_ns));
         }
         Ok(())
     }
@@ -256,11 +268,7 @@ impl Writer {
     fn sync_is_due(&self, desk: &Desk) -> bool {
         match desk.sync_due_at_ns {
             None => false,
-            Some(due_at_ns) => {
-                self.sync_every_batch
-                    || self.shared.sync_is_wanted()
-                    || lockgate_runtime::now_ns() >= due_at_ns
-            }
+            Some(due_at_ns) => self.sync_every_batch || self.shared.sync_is_wanted() || now_ns() >= due_at_ns,
         }
     }
 

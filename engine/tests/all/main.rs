@@ -25,6 +25,7 @@ mod latch;
 mod life;
 mod lives;
 mod modify;
+mod no_direct_reads;
 mod operations;
 mod ownership;
 mod races;

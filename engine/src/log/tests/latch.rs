@@ -1,6 +1,7 @@
 //! The first error is final: waiters fail, nothing more is taken, and the error names the file.
 
 use super::super::files::{FileMaker, PreparedFile};
+use super::super::outside::File;
 use super::*;
 
 /// A log whose first file is `path`, opened as told.

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use lockgate_runtime::mutations;
 
 use super::super::files::{FileMaker, PreparedFile};
+use super::super::outside::File;
 use super::*;
 
 /// A core that does nothing until it is let go: what happens meanwhile is not its writer's work.
