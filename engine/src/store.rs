@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::arena::{Arena, OutOfMemory};
+use crate::bytes;
 use crate::chain::{Chain, grow_snugly};
 use crate::charge::Charge;
 use crate::extent::FilledRecord;
@@ -454,7 +455,7 @@ fn hash_at(chain: &Chain, hasher: &KeyHasher, place: RecordOffset) -> u64 {
 #[inline]
 fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool {
     let record = chain.record_at(place);
-    record.keyspace == keyspace && record.key == key
+    record.keyspace == keyspace && bytes::same(key, record.key)
 }
 
 fn count(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {
