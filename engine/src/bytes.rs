@@ -1,4 +1,9 @@
 //! Comparing bytes where a loop over them, or a call, would take as long as everything else about a lookup.
+//!
+//! # The access rule
+//!
+//! No memory is touched but through references: what is unsafe here are instructions that not every processor has, and only
+//! those are used that every processor of the architecture has.
 
 /// One bit for each of the bytes that are equal to `byte`.
 #[cfg(target_arch = "x86_64")]
