@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use lockgate_runtime::Runtime;
 use lockgate_runtime::sync::Arc;
-use lockgate_runtime::sync::atomic::AtomicU64;
 
 use crate::arena::{Arena, MemoryBudget, Pages, want_huge_pages};
 use crate::cell::{SlotCell, SlotTable};
 use crate::checkpoint::files::remove_leftovers;
 use crate::checkpoint::format::LogFrom;
 use crate::checkpoint::{Base, CheckpointConfig, Checkpointer, Scope, load_all, read_manifest};
-use crate::compactor::{Compactor, Home, Stability};
+use crate::compactor::{Home, Stability};
 use crate::cores::Job;
 use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
@@ -31,9 +30,9 @@ use crate::recovery::{
 };
 use crate::slot::SlotState;
 use crate::store::Store;
-use crate::sweeper::Sweeper;
 use crate::types::{Boot, Gate, Generation, RangeHeader, Slot, Term};
 use crate::wakes::Wakes;
+use crate::watchers::{Gates, Watchers};
 
 /// The memory bound, unless one is set.
 pub const MEMORY_BYTES_MAX_DEFAULT: u64 = 8 << 30;
@@ -192,11 +191,10 @@ impl EngineBuilder {
     async fn open_with(self, runtime: &Runtime, owns_runtime: bool) -> Result<Engine, OpenError> {
         let mut directory = Directory::open(&self.path).await?;
         let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
-        let gate_changes = Arc::new(AtomicU64::new(0));
-        let sweepers: Vec<_> = (0..self.cores).map(|_| Arc::new(Sweeper::new())).collect();
-        let compactors: Vec<_> = (0..self.cores).map(|_| Arc::new(Compactor::new())).collect();
+        let gates = Arc::new(Gates::new());
+        let watchers: Vec<_> = (0..self.cores).map(|_| Watchers::new(&gates)).collect();
         let hasher = KeyHasher::new(runtime.random_u64());
-        let slots = self.empty_slots(&budget, &hasher, &gate_changes, (&sweepers, &compactors))?;
+        let slots = self.empty_slots(&budget, &hasher, &watchers)?;
         // Before the recovery, which may have the system forget what it remembers of the files.
         let kept = kept_written(&mut directory, runtime, self.cores).await?;
         let (recovered, base) = self.recover(runtime, &directory, &slots).await?;
@@ -211,13 +209,13 @@ impl EngineBuilder {
             let start = logs[at % self.cores].appended();
             self.begin(&mut slot.lock(), start);
         }
-        for (core, sweeper) in sweepers.iter().enumerate() {
-            let (sweeper, slots, log) = (sweeper.clone(), slots.clone(), logs[core].clone());
+        for (core, of_core) in watchers.iter().enumerate() {
+            let (sweeper, slots, log) = (of_core.sweeper.clone(), slots.clone(), logs[core].clone());
             runtime.spawn_on(core, move || sweeper.run(slots, log));
         }
         let stability = Arc::new(Stability::new(self.clustered));
-        for (core, compactor) in compactors.iter().enumerate() {
-            let (compactor, slots, log) = (compactor.clone(), slots.clone(), logs[core].clone());
+        for (core, of_core) in watchers.iter().enumerate() {
+            let (compactor, slots, log) = (of_core.compactor.clone(), slots.clone(), logs[core].clone());
             let (budget, stability) = (budget.clone(), stability.clone());
             let home = Home { slots, core, cores: self.cores, log, budget, stability };
             runtime.spawn_on(core, move || compactor.run(home));
@@ -247,9 +245,8 @@ impl EngineBuilder {
             durability: self.durability,
             hasher,
             slots,
-            gate_changes,
-            sweepers,
-            compactors,
+            gates,
+            watchers,
             stability,
             logs,
             checkpointer,
@@ -303,8 +300,7 @@ impl EngineBuilder {
         &self,
         budget: &Arc<MemoryBudget>,
         hasher: &KeyHasher,
-        gate_changes: &Arc<AtomicU64>,
-        (sweepers, compactors): (&[Arc<Sweeper>], &[Arc<Compactor>]),
+        watchers: &[Arc<Watchers>],
     ) -> Result<SlotTable, OpenError> {
         let mut arenas = Vec::with_capacity(self.cores);
         for core in 0..self.cores {
@@ -316,8 +312,7 @@ impl EngineBuilder {
         let state = |slot: Slot| {
             let core = slot.index() % self.cores;
             let store = Store::new(arenas[core].clone(), hasher.clone());
-            let (sweeper, compactor) = (sweepers[core].clone(), compactors[core].clone());
-            SlotCell::new(SlotState::new(slot, store, gate_changes.clone(), sweeper, compactor))
+            SlotCell::new(SlotState::new(slot, store, watchers[core].clone()))
         };
         let mut slots: Vec<SlotCell> = Vec::with_capacity(Slot::all().len());
         // Before its first byte is written.

@@ -60,24 +60,17 @@ impl Deref for SlotCell {
 mod tests {
     use super::*;
     use crate::arena::{Arena, MemoryBudget};
-    use crate::compactor::Compactor;
     use crate::index::KeyHasher;
     use crate::store::Store;
-    use crate::sweeper::Sweeper;
     use crate::types::Slot;
+    use crate::watchers::{Gates, Watchers};
 
     #[test]
     fn the_state_lies_right_behind_its_lock() {
         let arena = Arc::new(Arena::reserve(Arc::new(MemoryBudget::new(0))).unwrap());
         let store = Store::new(arena, KeyHasher::new(0));
         let slot = Slot::new(0).unwrap();
-        let cell = SlotCell::new(SlotState::new(
-            slot,
-            store,
-            Arc::default(),
-            Arc::new(Sweeper::new()),
-            Arc::new(Compactor::new()),
-        ));
+        let cell = SlotCell::new(SlotState::new(slot, store, Watchers::new(&Arc::new(Gates::new()))));
         let state = std::ptr::from_ref::<SlotState>(&cell.lock()).addr();
         let start = std::ptr::from_ref(&cell).addr();
         assert_eq!((start % LINE_BYTES, state - start), (0, LOCK_BYTES));

@@ -20,9 +20,9 @@ use crate::index::KeyHasher;
 use crate::record::{Kind, NewRecord, encode};
 use crate::slot::SlotState;
 use crate::store::Store;
-use crate::sweeper::Sweeper;
 use crate::types::{Generation, RangeHeader, Slot, Term, Version};
 use crate::wakes::Wakes;
+use crate::watchers::{Gates, Watchers};
 
 /// Keys of the one slot that the test is about.
 const KEYS: u32 = 12;
@@ -55,8 +55,7 @@ fn new_slot(budget: &Arc<MemoryBudget>) -> SlotState {
     let arena = Arc::new(Arena::reserve(budget.clone()).unwrap());
     let store = Store::new(arena, KeyHasher::new(7));
     let slot = Slot::of_key(&key(0));
-    let (sweeper, compactor) = (Arc::new(Sweeper::new()), Arc::new(Compactor::new()));
-    let mut state = SlotState::new(slot, store, Arc::new(AtomicU64::new(0)), sweeper, compactor);
+    let mut state = SlotState::new(slot, store, Watchers::new(&Arc::new(Gates::new())));
     state.begin_generation(Generation::new(1));
     state
 }

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime};
 
@@ -14,7 +13,7 @@ use crate::arena::{Arena, MemoryBudget};
 use crate::builder::EngineBuilder;
 use crate::cell::{SlotCell, SlotTable};
 use crate::checkpoint::{CheckpointError, CheckpointStats, Checkpointer, CheckpointsStats};
-use crate::compactor::{Compactor, Stability, StableWatermarks};
+use crate::compactor::{Stability, StableWatermarks};
 use crate::error::OpError;
 use crate::index::KeyHasher;
 use crate::keyspace::Keyspace;
@@ -24,10 +23,10 @@ use crate::options::Durability;
 use crate::slot::SlotState;
 use crate::stats::{CompactionStats, CoreStats, EngineStats, KeyspaceStats, SlotStats};
 use crate::stream::SlotStream;
-use crate::sweeper::Sweeper;
-use crate::types::{Boot, LogTicket, Slot, Version};
+use crate::types::{Boot, Gate, LogTicket, Slot, Version};
 use crate::value::Receipt;
 use crate::wakes::Wakes;
+use crate::watchers::{Gates, Watchers};
 
 /// A store of keys and values in memory, with a durable log. Cheap to clone: all clones are one engine.
 #[derive(Clone)]
@@ -48,11 +47,9 @@ pub(crate) struct Inner {
     pub(crate) hasher: KeyHasher,
     pub(crate) slots: SlotTable,
     /// One per core.
-    pub(crate) sweepers: Vec<Arc<Sweeper>>,
-    /// One per core.
-    pub(crate) compactors: Vec<Arc<Compactor>>,
+    pub(crate) watchers: Vec<Arc<Watchers>>,
     pub(crate) stability: Arc<Stability>,
-    pub(crate) gate_changes: Arc<AtomicU64>,
+    pub(crate) gates: Arc<Gates>,
     pub(crate) logs: Vec<Log>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) budget: Arc<MemoryBudget>,
@@ -123,9 +120,15 @@ impl Engine {
         slot.index() % self.inner.logs.len()
     }
 
+    /// What may be done with a slot now. Takes no lock: for who looks at many slots, of most of which nothing else is of
+    /// interest.
+    pub fn gate(&self, slot: Slot) -> Gate {
+        self.inner.gates.of(slot)
+    }
+
     /// How many changes of gates there were, over all slots: who watches many slots looks again when it has moved.
     pub fn gate_changes(&self) -> u64 {
-        self.inner.gate_changes.load(Ordering::Acquire)
+        self.inner.gates.changes()
     }
 
     /// A new stream, which follows nothing yet.
@@ -155,7 +158,7 @@ impl Engine {
     /// enough was deleted, and garbage is given back sooner.
     pub fn set_memory_bytes_max(&self, bytes: u64) {
         self.inner.budget.set_max_bytes(bytes);
-        self.inner.compactors.iter().for_each(|compactor| compactor.rouse());
+        self.inner.watchers.iter().for_each(|of_core| of_core.compactor.rouse());
     }
 
     /// Who says up to where writes are never taken back. Until then nothing is discarded in a clustered engine.
@@ -300,7 +303,7 @@ impl Engine {
     /// What compactions did since the engine was opened.
     pub fn compaction_stats(&self) -> CompactionStats {
         let mut stats = CompactionStats::default();
-        self.inner.compactors.iter().for_each(|compactor| compactor.add_to(&mut stats));
+        self.inner.watchers.iter().for_each(|of_core| of_core.compactor.add_to(&mut stats));
         stats
     }
 
@@ -344,8 +347,8 @@ async fn close_logs(logs: &[Log]) -> Result<(), LogFailed> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.sweepers.iter().for_each(|sweeper| sweeper.end());
-        self.compactors.iter().for_each(|compactor| compactor.end());
+        self.watchers.iter().for_each(|of_core| of_core.sweeper.end());
+        self.watchers.iter().for_each(|of_core| of_core.compactor.end());
         self.checkpointer.end();
         if !self.owns_runtime {
             return;

@@ -10,7 +10,7 @@
 //! The wall clock may be wrong. If it jumps ahead, keys end early, here and, because a slot's clock goes with the slot, at
 //! its next owner; if it jumps back, slots whose clock is ahead wait for it, and keys end late.
 
-use lockgate_runtime::{mutation, sync::Arc};
+use lockgate_runtime::mutation;
 
 use crate::error::OpError;
 use crate::log::{Log, LogPosition};
@@ -18,7 +18,6 @@ use crate::options::Expiry;
 use crate::record::{NewRecord, Record, encoded_bytes};
 use crate::segment::RecordOffset;
 use crate::slot::SlotState;
-use crate::sweeper::Sweeper;
 use crate::types::{Gate, Version};
 use crate::wakes::Wakes;
 
@@ -26,17 +25,11 @@ use crate::wakes::Wakes;
 const RETRY_MS: u64 = 100;
 
 /// A slot's clock, and its entry in the schedule of its core's sweeper.
+#[derive(Default)]
 pub(crate) struct SlotTime {
     clock_ms: u64,
     /// The entry's time, if there is an entry.
     scheduled_ms: Option<u64>,
-    sweeper: Arc<Sweeper>,
-}
-
-impl SlotTime {
-    pub(crate) fn new(sweeper: Arc<Sweeper>) -> SlotTime {
-        SlotTime { clock_ms: 0, scheduled_ms: None, sweeper }
-    }
 }
 
 /// What an operation met at a key.
@@ -173,8 +166,8 @@ impl SlotState {
 
     fn enter_schedule(&mut self, due_ms: u64, wakes: &mut Wakes) {
         let before = self.time.scheduled_ms.replace(due_ms);
-        if self.time.sweeper.enter(self.slot(), before, due_ms) {
-            wakes.sweeper = Some(self.time.sweeper.clone());
+        if self.watchers.sweeper.enter(self.slot(), before, due_ms) {
+            wakes.sweeper = Some(self.watchers.sweeper.clone());
         }
     }
 

@@ -30,7 +30,7 @@
 //! disk. Durability is a receipt. Lock order: stream, slot, then log or schedule; never two slots.
 //!
 //! From the bottom: `types` and `crc16` (numbers and slots); `record` (the one format); `free_list`, `arena`, `segment`,
-//! `chain`, `charge`, `extent` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `subscriptions`, `wakes`, `slot` (all that a slot's lock guards),
+//! `chain`, `charge`, `extent` (memory); `index` and `store` (what a slot holds); `gate`, `history`, `subscriptions`, `wakes`, `watchers`, `slot` (all that a slot's lock guards),
 //! `cell` (the lock); `compaction` and `compactor` (how memory comes back); [`log`] and [`meta`] (the disk); `expiry` and
 //! `sweeper` (how keys end); `dirty` and `stream` (reading slots while they are written); `options`, `keyspace`, `many`,
 //! `scan`, `modify`, `batch`, `clear`, `apply`, `ownership` (what can be done with slots); `cores` (work on a certain core);
@@ -94,6 +94,7 @@ mod sweeper;
 mod types;
 mod value;
 mod wakes;
+mod watchers;
 
 pub use arena::OutOfMemory;
 pub use batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch};

@@ -24,10 +24,10 @@ use crate::record::{NewRecord, encode};
 use crate::segment::Writer;
 use crate::slot::SlotState;
 use crate::store::Store;
-use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, Term};
 use crate::value::Value;
 use crate::wakes::Wakes;
+use crate::watchers::{Gates, Watchers};
 
 const RANGE: RangeHeader = RangeHeader { term: Term(1), base: 0 };
 /// Long enough to be pinned, and for a segment of its own.
@@ -68,9 +68,8 @@ impl Model {
     fn new() -> Arc<Model> {
         let budget = Arc::new(MemoryBudget::new(1 << 30));
         let store = Store::new(Arc::new(Arena::reserve(budget.clone()).unwrap()), KeyHasher::new(7));
-        let (sweeper, compactor) = (Arc::new(Sweeper::new()), Arc::new(Compactor::new()));
-        let mut state =
-            SlotState::new(Slot::of_key(&key(0)), store, Arc::new(AtomicU64::new(0)), sweeper, compactor);
+        let watchers = Watchers::new(&Arc::new(Gates::new()));
+        let mut state = SlotState::new(Slot::of_key(&key(0)), store, watchers);
         state.begin_generation(Generation::new(1));
         state.set_gate(Gate::Owned, &mut Wakes::default());
         Arc::new(Model { cell: SlotCell::new(state), budget })

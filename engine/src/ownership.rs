@@ -26,11 +26,6 @@ impl Engine {
         self.slot(slot).lock().status()
     }
 
-    /// What may be done with a slot now: for who looks at many slots, of most of which nothing else is of interest.
-    pub fn gate(&self, slot: Slot) -> Gate {
-        self.slot(slot).lock().gate()
-    }
-
     /// Notified after every change of a slot's gate, and after every range that is applied to it.
     pub fn gate_event(&self, slot: Slot) -> Arc<Event> {
         self.slot(slot).lock().gate_event()

@@ -14,12 +14,10 @@ pub(crate) mod image;
 use std::mem::offset_of;
 
 use lockgate_runtime::sync::Arc;
-use lockgate_runtime::sync::atomic::{AtomicU64, Ordering};
 use lockgate_runtime::{Event, mutation};
 
 use crate::arena::OutOfMemory;
 use crate::compaction::{CompactionState, Limits};
-use crate::compactor::Compactor;
 use crate::dirty::DirtySlots;
 use crate::error::{ApplyError, OpError, SlotError};
 use crate::expiry::SlotTime;
@@ -32,9 +30,9 @@ use crate::record::{self, NewRecord};
 use crate::stats::{DataStats, SlotStats};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
-use crate::sweeper::Sweeper;
 use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
 use crate::wakes::Wakes;
+use crate::watchers::Watchers;
 
 /// What one slot's lock guards.
 ///
@@ -67,9 +65,7 @@ pub(crate) struct SlotState {
     position: LogPosition,
     streams: Subscriptions,
     gate_event: Option<Arc<Event>>,
-    compactor: Arc<Compactor>,
-    /// Of the whole engine.
-    gate_changes: Arc<AtomicU64>,
+    pub(crate) watchers: Arc<Watchers>,
     pub(crate) time: SlotTime,
 }
 
@@ -92,13 +88,7 @@ impl SlotState {
     /// What a lookup needs: the first bytes of a slot's state.
     pub(crate) const LOOKUP_BYTES: usize = offset_of!(SlotState, store) + Store::LOOKUP_BYTES;
 
-    pub(crate) fn new(
-        slot: Slot,
-        store: Store,
-        gate_changes: Arc<AtomicU64>,
-        sweeper: Arc<Sweeper>,
-        compactor: Arc<Compactor>,
-    ) -> SlotState {
+    pub(crate) fn new(slot: Slot, store: Store, watchers: Arc<Watchers>) -> SlotState {
         SlotState {
             gate: Gate::Absent,
             store,
@@ -117,9 +107,8 @@ impl SlotState {
             position: LogPosition::default(),
             streams: Subscriptions::default(),
             gate_event: None,
-            compactor,
-            gate_changes,
-            time: SlotTime::new(sweeper),
+            watchers,
+            time: SlotTime::default(),
         }
     }
 
@@ -489,7 +478,7 @@ impl SlotState {
     /// Changes the gate. Every transition was checked against the table first, recovery's excepted.
     pub(crate) fn set_gate(&mut self, gate: Gate, wakes: &mut Wakes) {
         self.gate = gate;
-        self.gate_changes.fetch_add(1, Ordering::Release);
+        self.watchers.gates.set(self.slot, gate);
         wakes.gate_event = self.gate_event.clone().filter(|_| !mutation!("parked-requests-not-woken"));
         self.schedule(wakes);
     }
@@ -590,8 +579,8 @@ impl SlotState {
     fn mark_for_compaction(&mut self, wakes: &mut Wakes) {
         if !self.compaction.is_marked && self.wants_compaction() {
             self.compaction.is_marked = true;
-            if self.compactor.mark(self.slot) {
-                wakes.compactor = Some(self.compactor.clone());
+            if self.watchers.compactor.mark(self.slot) {
+                wakes.compactor = Some(self.watchers.compactor.clone());
             }
         }
     }

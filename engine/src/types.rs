@@ -150,6 +150,10 @@ pub enum Gate {
 }
 
 impl Gate {
+    /// Every one, in the order of their numbers.
+    pub(crate) const ALL: [Gate; 6] =
+        [Gate::Absent, Gate::Importing, Gate::Follower, Gate::Owned, Gate::Frozen, Gate::HandedOff];
+
     /// Whether clients may read.
     pub const fn serves_reads(self) -> bool {
         matches!(self, Gate::Owned | Gate::Frozen)

@@ -6,19 +6,17 @@
 use std::path::Path;
 
 use lockgate_runtime::sync::Arc;
-use lockgate_runtime::sync::atomic::AtomicU64;
 
 use crate::arena::MemoryBudget;
 use crate::cell::SlotTable;
-use crate::compactor::Compactor;
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::index::KeyHasher;
 use crate::meta::Directory;
 use crate::segment::PinnedRange;
 use crate::slot::SlotState;
-use crate::sweeper::Sweeper;
 use crate::types::RangeHeader;
+use crate::watchers::{Gates, Watchers};
 
 /// Slots that no engine has.
 pub(crate) struct Loaded {
@@ -40,9 +38,8 @@ impl Loaded {
 pub(crate) fn empty_slots(path: &Path, memory_bytes_max: u64) -> Result<SlotTable, OpenError> {
     let budget = Arc::new(MemoryBudget::new(memory_bytes_max));
     let hasher = KeyHasher::new(lockgate_runtime::random_u64());
-    let (sweepers, compactors) = ([Arc::new(Sweeper::new())], [Arc::new(Compactor::new())]);
-    let gate_changes = Arc::new(AtomicU64::new(0));
-    Engine::builder(path).empty_slots(&budget, &hasher, &gate_changes, (&sweepers, &compactors))
+    let watchers = Watchers::new(&Arc::new(Gates::new()));
+    Engine::builder(path).empty_slots(&budget, &hasher, &[watchers])
 }
 
 /// All records of a slot, in the order of versions, in pieces of one range header each.

@@ -186,7 +186,7 @@ impl Ahead {
         if self.spare.capacity() < old.bytes.capacity() {
             self.spare = old.bytes;
         }
-        let (buffer, from) = self.buffer(bytes);
+        let (buffer, from) = self.buffer(0, bytes);
         let (result, mut buffer) = self.file.read_part_at(buffer, from, at).await;
         buffer.truncate(from + result?);
         self.window = Window { bytes: buffer, begin: from, offset: at };
@@ -201,7 +201,7 @@ impl Ahead {
             return;
         }
         let bytes = self.length(offset, self.read_bytes);
-        let (buffer, from) = self.buffer(bytes);
+        let (buffer, from) = self.buffer(ROOM_BYTES, bytes);
         let file = self.file.clone();
         let mut reading: Pin<Box<dyn Future<Output = ReadDone>>> =
             Box::pin(async move { file.read_part_at(buffer, from, offset).await });
@@ -225,15 +225,15 @@ impl Ahead {
         bytes.next_multiple_of(DIRECT_ALIGN_BYTES).min(usize::try_from(left).unwrap_or(usize::MAX))
     }
 
-    /// A buffer that ends with room for so many bytes, and where that begins.
-    fn buffer(&mut self, bytes: usize) -> (Vec<u8>, usize) {
-        let whole = |bytes: usize| ROOM_BYTES + DIRECT_ALIGN_BYTES + bytes;
+    /// A buffer that begins with so much room and ends with so many bytes, and where those begin.
+    fn buffer(&mut self, room: usize, bytes: usize) -> (Vec<u8>, usize) {
+        let whole = |bytes: usize| room + DIRECT_ALIGN_BYTES + bytes;
         let wanted = whole(bytes.max(self.read_bytes));
         let mut buffer = std::mem::take(&mut self.spare);
         if buffer.capacity() < wanted || buffer.capacity() > 2 * whole(bytes.max(WINDOW_BYTES)) {
             buffer = vec![0; wanted];
         }
-        let from = direct_start(&buffer, ROOM_BYTES);
+        let from = direct_start(&buffer, room);
         buffer.resize(from + bytes, 0);
         (buffer, from)
     }

@@ -127,7 +127,9 @@ impl Driver {
             }
         }
         match effect {
-            Some(Effect::Voted(outcomes)) => self.note_given(&outcomes),
+            Some(Effect::Voted(outcomes)) => {
+                self.reconciler.given.extend(given_away(&self.map, &self.me, &outcomes));
+            }
             Some(Effect::JobActivated { job }) => {
                 self.shared.job_times.note(job, |times| &mut times.activated_ns);
             }
@@ -138,19 +140,6 @@ impl Driver {
         }
         if change == MembersChange::Voters {
             self.raft.finish_change(index, None);
-        }
-    }
-
-    /// Notes which slots this node gave away by votes of its own: as the map stands at the entry, not after the batch.
-    fn note_given(&mut self, outcomes: &[CommitOutcome]) {
-        for outcome in outcomes {
-            let CommitResult::Committed { term } = outcome.result else { continue };
-            let Some(job) = self.map.jobs.get(&outcome.job) else { continue };
-            let Some(source) = self.map.shards.get(&job.source) else { continue };
-            if source.primary == self.me || mutation!("commit-of-another-reign-covers") {
-                let reign = reign_of(job.source, source.epoch);
-                self.reconciler.given.extend(slots_of(&job.slots).map(|slot| (slot, (term, reign))));
-            }
         }
     }
 
@@ -251,6 +240,20 @@ impl Driver {
             }
         }
     }
+}
+
+/// The slots that `me` gave away by votes of its own, with the terms that they have now, and in which reign it was. `map` is as
+/// the entry of the votes left it, not as a whole batch did: who leads the source by then may be another one.
+fn given_away(map: &ClusterMap, me: &Incarnation, outcomes: &[CommitOutcome]) -> Vec<(Slot, (Term, u64))> {
+    let of_one = |outcome: &CommitOutcome| {
+        let CommitResult::Committed { term } = outcome.result else { return None };
+        let job = map.jobs.get(&outcome.job)?;
+        let source = map.shards.get(&job.source)?;
+        let is_mine = source.primary == *me || mutation!("commit-of-another-reign-covers");
+        let reign = reign_of(job.source, source.epoch);
+        is_mine.then(|| slots_of(&job.slots).map(move |slot| (slot, (term, reign))))
+    };
+    outcomes.iter().filter_map(of_one).flatten().collect()
 }
 
 /// Closes the difference between what the map wants of this node and what the engine's gates say.
@@ -436,5 +439,41 @@ impl Janitor {
             }
         }
         !some.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::{Cluster, incarnation};
+    use crate::control::{Epoch, ShardId};
+
+    #[test]
+    fn a_primary_gave_away_what_votes_of_its_own_reign_took() {
+        let mut cluster = Cluster::new();
+        let (first, second) = (cluster.start(1, 2, 0, 1), cluster.start(1, 2, 8, 8));
+        let (me, heir, target) = (incarnation(1, 1), incarnation(2, 1), incarnation(3, 1));
+        let late = cluster.evidence(second);
+        let outcomes = cluster.vote(vec![cluster.evidence(first)]);
+        let CommitResult::Committed { term } = outcomes[0].result else { panic!("{outcomes:?}") };
+        let slot = |number| Slot::new(number).expect("a slot");
+        let given = |term, epoch, numbers: &[u16]| -> Vec<_> {
+            let reign = reign_of(ShardId(1), Epoch(epoch));
+            numbers.iter().map(|&number| (slot(number), (term, reign))).collect()
+        };
+        assert_eq!(given_away(&cluster.map, &me, &outcomes), given(term, 1, &[0, 1]));
+        for other in [heir, target, incarnation(1, 2)] {
+            assert_eq!(given_away(&cluster.map, &other, &outcomes), []);
+        }
+
+        // Who was deposed gives nothing away by its successor's vote, and nobody does by one that is void.
+        cluster.fail_over(1, heir);
+        let outcomes = cluster.vote(vec![late]);
+        assert!(matches!(outcomes[0].result, CommitResult::Void { .. }), "{outcomes:?}");
+        assert_eq!(given_away(&cluster.map, &heir, &outcomes), []);
+        let outcomes = cluster.vote(vec![cluster.evidence(second)]);
+        let CommitResult::Committed { term } = outcomes[0].result else { panic!("{outcomes:?}") };
+        assert_eq!(given_away(&cluster.map, &heir, &outcomes), given(term, 2, &[8]));
+        assert_eq!(given_away(&cluster.map, &me, &outcomes), []);
     }
 }

@@ -134,11 +134,11 @@ impl Receivers {
 
     /// Follows `slot` no longer.
     pub fn unwant(&mut self, slot: Slot) {
+        // A map of which this is asked slot by slot concerns few of them.
+        let Some(want) = self.wants.remove(&slot) else { return };
         self.retries.remove(&slot);
         self.shared.marks.forget(slot);
-        if let Some(want) = self.wants.remove(&slot)
-            && let Some(source) = self.sources.get(&want.from)
-        {
+        if let Some(source) = self.sources.get(&want.from) {
             source.follower.unfollow(slot);
         }
     }

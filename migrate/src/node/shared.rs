@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
 use lockgate_engine::log::LogFailed;
-use lockgate_engine::{Engine, Gate, Slot};
+use lockgate_engine::{Engine, Slot};
 use lockgate_net::Stop;
 use lockgate_runtime::Event;
 use lockgate_runtime::mutation;
@@ -151,9 +151,9 @@ impl Shared {
 
     /// Serves nothing any more: every gate that is open closes. Reads of what the disk may not hold would be lies (R19).
     pub fn step_down(&self) {
-        for slot in Slot::all() {
+        for slot in Slot::all().filter(|&slot| self.engine.gate(slot).serves_reads()) {
             let status = self.engine.slot_status(slot);
-            if matches!(status.gate, Gate::Owned | Gate::Frozen)
+            if status.gate.serves_reads()
                 && let Err(error) = self.engine.follow(slot, status.generation)
             {
                 tracing::error!(%slot, %error, "gate could not be closed");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_channel::{mpsc, oneshot};
-use lockgate_engine::{Engine, Slot, Version};
+use lockgate_engine::{Engine, Gate, Slot, Version};
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
@@ -216,7 +216,8 @@ async fn join_here(
 
 /// How many slots hold data, if any does. A cluster's slots begin empty: what was there before would be dropped.
 fn slots_with_data(engine: &Engine) -> Option<usize> {
-    let slots = Slot::all().filter(|slot| engine.slot_status(*slot).version > Version::ZERO).count();
+    let here = Slot::all().filter(|slot| engine.gate(*slot) != Gate::Absent);
+    let slots = here.filter(|slot| engine.slot_status(*slot).version > Version::ZERO).count();
     (slots > 0).then_some(slots)
 }
 
