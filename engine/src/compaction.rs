@@ -427,16 +427,19 @@ impl SlotState {
             if mutation!("compacted-above-the-watermark") { last.counter } else { stable.min(last.counter) };
         let limits = self.limits(stable);
         let barren = self.barren();
-        let Some(compacted) = self.store.compact(limits, last, barren)? else {
-            if limits.tombstones_to >= last.counter && !self.store.has_pinned_garbage() {
+        let mut compacted = self.store.compact(limits, last, barren)?;
+        if compacted.is_none() && limits.tombstones_to >= last.counter && !self.store.has_pinned_garbage() {
+            // A pin may have ended between the two looks. Nobody can have taken one, so now it is sure.
+            compacted = self.store.compact(limits, last, barren)?;
+            if compacted.is_none() {
                 // Nothing holds it back: it is there to stay.
                 self.compaction.barren =
                     Barren { bytes: self.store.garbage_bytes(), links: self.store.chain().links().len() };
                 self.compaction.barren_when_tight = self.store.is_tight();
                 return Ok(Step::Clean);
             }
-            return Ok(Step::Blocked);
-        };
+        }
+        let Some(compacted) = compacted else { return Ok(Step::Blocked) };
         self.compaction.barren = Barren::default();
         self.raise_floors(compacted.undo_floor, compacted.tombstone);
         if let Some(log) = log {

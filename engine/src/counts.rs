@@ -125,9 +125,11 @@ mod tests {
             let mut map: BTreeMap<u8, (u32, u32)> = BTreeMap::new();
             for (keyspace, has_deadline, step) in steps {
                 let known = map.get(&keyspace).copied();
+                let is_one = |(keys, dated): (u32, u32)| if has_deadline { dated > 0 } else { keys > dated };
+                let has_one = known.is_some_and(is_one);
                 match (step, known) {
                     (0, _) => prop_assert_eq!(counts.remove(keyspace), map.remove(&keyspace).is_some()),
-                    (1, Some((keys, dated))) if if has_deadline { dated > 0 } else { keys > dated } => {
+                    (1, Some((keys, dated))) if has_one => {
                         counts.subtract(keyspace, has_deadline);
                         let left = (keys - 1, dated - u32::from(has_deadline));
                         if left.0 > 0 { map.insert(keyspace, left) } else { map.remove(&keyspace) };
