@@ -10,29 +10,29 @@ use lockgate_runtime::sync::Arc;
 
 use crate::arena::{Arena, ArenaBase, Block, LINE_BYTES, OutOfMemory, prefetch};
 use crate::record::{Kind, Record};
-use crate::segment::{EXTENT_BYTES_MAX, Extent, PinnedRange, RecordOffset, Segment, Writer, record_at};
+use crate::segment::{
+    DESCRIPTION_BYTES, EXTENT_BYTES_MAX, Extent, PinnedRange, RecordOffset, SegmentRef, Writer, record_at,
+};
 use crate::types::{RangeHeader, Term, Version};
 
-/// A new segment has this part of what its chain already holds...
+/// A new segment has this part of what its chain already holds, within these bounds...
 const GROWTH_DIVISOR: u64 = 16;
-/// ... or, as small ones are merged soon, of a small chain this part...
-const SMALL_GROWTH_DIVISOR: u64 = 8;
-/// ... within these bounds...
-const SEGMENT_BYTES_MIN: u64 = 512;
-const SMALL_SEGMENT_BYTES_MAX: u64 = 1024;
-/// ... and at most so much, unless one append needs more, which then has a segment of its own. It bounds what one step of a
+const SEGMENT_BYTES_MIN: u64 = 384;
+/// ... unless one append needs more, which then has a segment of its own. The upper bound is also that of what one step of a
 /// compaction copies.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 
 /// So many segments of less than so many bytes are a crowd.
-const CROWD_MIN: usize = 8;
+const CROWD_MIN: usize = 5;
 const CROWDED_BYTES_MAX: u64 = 2 << 10;
+/// Several segments are replaced by one of at most this part of what their chain holds...
+const COPY_DIVISOR: u64 = 8;
+/// ... but of a small chain so much may be in one: see [`Chain::copy_bytes_max`].
+const SMALL_COPY_BYTES_MAX: u64 = 3 << 10;
 /// A record of at most so many bytes is fetched whole.
 const PREFETCHED_BYTES: usize = 3 * LINE_BYTES;
 /// In a chain of at most so many segments each is looked at to find a record's.
 const SCANNED_MAX: usize = 64;
-
-const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(LINE_BYTES as u64));
 
 /// A segment's place in its chain.
 pub(crate) struct Link {
@@ -41,7 +41,7 @@ pub(crate) struct Link {
     /// Its name in this chain: never given twice.
     pub(crate) id: u32,
     /// The segment itself.
-    pub(crate) segment: Arc<Segment>,
+    pub(crate) segment: SegmentRef,
     /// Bytes of its records: what is published. Here too, so that nobody has to look into each segment of a chain.
     pub(crate) bytes: u32,
     /// Bytes of its superseded values.
@@ -51,7 +51,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn new(first: u64, id: u32, segment: Arc<Segment>, bytes: usize) -> Link {
+    fn new(first: u64, id: u32, segment: SegmentRef, bytes: usize) -> Link {
         debug_assert_eq!(segment.published(), bytes);
         Link { first, id, segment, bytes: bytes as u32, dead_bytes: 0, tombstone_bytes: 0 }
     }
@@ -81,13 +81,13 @@ const MIXED: RangeHeader = RangeHeader { term: Term(u64::MAX), base: u64::MAX };
 #[repr(C)]
 pub(crate) struct Chain {
     base: ArenaBase,
-    /// The range header of every segment, if they have the same one; [`MIXED`] otherwise.
+    /// The range header of every segment, if they have the same one; [`MIXED`] otherwise, and when there is none.
     common: RangeHeader,
     arena: Arc<Arena>,
     links: Vec<Link>,
     /// Where each link's memory begins: of a short chain they lie in one or two cache lines.
     starts: Vec<u32>,
-    /// Where in `links` each range header begins; usually one entry.
+    /// Where in `links` each range header begins, if there are several.
     ranges: Vec<(RangeHeader, usize)>,
     /// Of the last segment; or of the next one, if nothing was written to it yet.
     tail: Option<Writer>,
@@ -132,7 +132,7 @@ impl Chain {
 
     /// What the latest segment's records count from.
     pub(crate) fn last_range(&self) -> Option<RangeHeader> {
-        self.ranges.last().map(|(range, _)| *range)
+        if self.common != MIXED { Some(self.common) } else { self.ranges.last().map(|(range, _)| *range) }
     }
 
     /// Memory that the chain's segments take.
@@ -150,6 +150,12 @@ impl Chain {
     pub(crate) fn is_crowded(&self, barren: usize) -> bool {
         let links = self.links.len();
         links >= CROWD_MIN.max(barren + CROWD_MIN / 2) && self.record_bytes < links as u64 * CROWDED_BYTES_MAX
+    }
+
+    /// How much may be in one segment that replaces several. The memory of a long one, when it is replaced in turn, waits for
+    /// somebody who needs as much; that of short ones is what new segments are made of.
+    pub(crate) fn copy_bytes_max(&self) -> u64 {
+        (self.record_bytes / COPY_DIVISOR).clamp(SMALL_COPY_BYTES_MAX, SEGMENT_BYTES_MAX)
     }
 
     /// Bytes of superseded values.
@@ -187,15 +193,14 @@ impl Chain {
         {
             return Ok(());
         }
-        let small =
-            (self.segment_bytes / SMALL_GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SMALL_SEGMENT_BYTES_MAX);
-        let target = (self.segment_bytes / GROWTH_DIVISOR).clamp(small, SEGMENT_BYTES_MAX) as usize;
-        // Records of a slot are often of one size: then nothing is left over.
+        let target =
+            (self.segment_bytes / GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as usize;
+        // Records of a slot are often of one size: then less than one is left over.
         let target = (target / bytes).max(1) * bytes;
-        let block = match self.arena.allocate(target.max(bytes)) {
+        let block = match self.arena.allocate(DESCRIPTION_BYTES + target) {
             Ok(block) => block,
             // Close to the bound a snug segment may still fit.
-            Err(_) => at_least(&self.arena, bytes)?,
+            Err(_) => at_least(&self.arena, DESCRIPTION_BYTES + bytes)?,
         };
         self.seal();
         self.segment_bytes += block.bytes() as u64;
@@ -242,17 +247,29 @@ impl Chain {
         Ok(appended)
     }
 
-    fn push(&mut self, first: u64, segment: Arc<Segment>, bytes: usize) {
+    fn push(&mut self, first: u64, segment: SegmentRef, bytes: usize) {
         if self.last_range() != Some(segment.range()) {
-            grow_snugly(&mut self.ranges);
-            self.ranges.push((segment.range(), self.links.len()));
-            self.note_ranges();
+            self.begin_range(segment.range());
         }
         let id = self.name();
         grow_snugly(&mut self.starts);
         self.starts.push(segment.first_place().get());
         grow_snugly(&mut self.links);
         self.links.push(Link::new(first, id, segment, bytes));
+    }
+
+    /// The next link has another range header than the last one, or is the first.
+    fn begin_range(&mut self, range: RangeHeader) {
+        if self.links.is_empty() {
+            self.common = range;
+            return;
+        }
+        if self.common != MIXED {
+            self.ranges = vec![(self.common, 0)];
+            self.common = MIXED;
+        }
+        grow_snugly(&mut self.ranges);
+        self.ranges.push((range, self.links.len()));
     }
 
     fn name(&mut self) -> u32 {
@@ -293,7 +310,7 @@ impl Chain {
         first: u64,
         parts: &[(usize, Range<usize>)],
         (dead_bytes, tombstone_bytes): (u32, u32),
-    ) -> Result<(Option<Arc<Segment>>, Vec<Link>), OutOfMemory> {
+    ) -> Result<(Option<SegmentRef>, Vec<Link>), OutOfMemory> {
         debug_assert!(
             run.clone().all(|link| self.is_unpinned(link)),
             "what anybody else holds is not replaced"
@@ -327,29 +344,37 @@ impl Chain {
         self.record_bytes += bytes as u64;
         self.dead_bytes += u64::from(dead_bytes);
         self.tombstone_bytes += u64::from(tombstone_bytes);
-        self.ranges.clear();
-        for (at, link) in self.links.iter().enumerate() {
-            if self.ranges.last().map(|(range, _)| *range) != Some(link.segment.range()) {
-                self.ranges.push((link.segment.range(), at));
-            }
-        }
-        self.note_ranges();
+        self.find_ranges();
         Ok((copy, old))
     }
 
-    /// To be called when `ranges` has changed.
-    fn note_ranges(&mut self) {
-        self.common = match self.ranges.as_slice() {
-            [(range, _)] => *range,
-            _ => MIXED,
-        };
+    /// Notes the range headers anew: links are gone.
+    fn find_ranges(&mut self) {
+        if self.links.is_empty() {
+            self.common = MIXED;
+        }
+        if self.ranges.is_empty() {
+            return;
+        }
+        let mut ranges: Vec<(RangeHeader, usize)> = Vec::new();
+        for (at, link) in self.links.iter().enumerate() {
+            let range = link.segment.range();
+            if ranges.last().is_none_or(|(last, _)| *last != range) {
+                ranges.push((range, at));
+            }
+        }
+        if let [(range, _)] = ranges.as_slice() {
+            self.common = *range;
+            ranges = Vec::new();
+        }
+        self.ranges = ranges;
     }
 
     /// Whether only this chain holds a segment, so that dropping it frees it.
     pub(crate) fn is_unpinned(&self, link: usize) -> bool {
         let segment = &self.links[link].segment;
-        let is_written = self.tail.as_ref().is_some_and(|tail| Arc::ptr_eq(tail.segment(), segment));
-        Arc::strong_count(segment) == 1 + usize::from(is_written)
+        let is_written = self.tail.as_ref().is_some_and(|tail| segment.is_same(tail.segment()));
+        segment.holders() == 1 + usize::from(is_written)
     }
 
     /// Notes that the value at this place is superseded.
@@ -469,7 +494,9 @@ impl Chain {
     fn link_by_counter(&self, offset: RecordOffset) -> usize {
         let delta = u64::from(self.record_at(offset).delta);
         let mut end = self.links.len();
-        for (range, begin) in self.ranges.iter().rev() {
+        let common = [(self.common, 0)];
+        let ranges = if self.common != MIXED { &common[..] } else { &self.ranges };
+        for (range, begin) in ranges.iter().rev() {
             let links = &self.links[*begin..end];
             let counter = range.base + delta;
             let found = links.partition_point(|link| link.first <= counter).checked_sub(1);
@@ -517,10 +544,11 @@ pub(crate) fn grow_snugly<T>(list: &mut Vec<T>) {
     }
 }
 
-/// The other way round, for a list that has become much shorter.
+/// The other way round, for a list that has become shorter, and may soon grow again.
 fn shrink_snugly<T>(list: &mut Vec<T>) {
-    if list.capacity() > 4 + 2 * list.len() {
-        list.shrink_to(list.len() + 2);
+    let kept = list.len() + 1 + list.len() / 4;
+    if list.capacity() > kept {
+        list.shrink_to(kept);
     }
 }
 
@@ -531,8 +559,8 @@ fn snug(
     bytes: usize,
     parts: &[&[u8]],
     allocate: fn(&Arc<Arena>, usize) -> Result<Block, OutOfMemory>,
-) -> Result<Arc<Segment>, OutOfMemory> {
-    let mut writer = Writer::new(allocate(arena, bytes)?, range);
+) -> Result<SegmentRef, OutOfMemory> {
+    let mut writer = Writer::new(allocate(arena, DESCRIPTION_BYTES + bytes)?, range);
     let filled = writer.append(bytes, |out| {
         let mut at = 0;
         for part in parts {

@@ -46,7 +46,7 @@ const JOIN_DIVISOR: u64 = 4;
 /// Segments of this part of what their chain holds join their neighbours' copies, so that there are not too many of them.
 const SMALL_DIVISOR: u64 = 16;
 /// A crowd is merged if it is at least so many segments.
-const MERGED_MIN: usize = 3;
+const MERGED_MIN: usize = 2;
 /// So many segments are looked at in one step without finding anything that may go.
 const TRIED_MAX: usize = 8;
 /// Writes above the watermark that are looked at for what they supersede. With more of them the compaction waits.
@@ -228,7 +228,7 @@ impl Store {
         for (at, link) in links[..end].iter().enumerate().rev() {
             let bytes = u64::from(link.bytes);
             let is_long = total > 0 && bytes > 2 * total;
-            if is_long || total + bytes > SEGMENT_BYTES_MAX || link.segment.range() != range {
+            if is_long || total + bytes > self.chain().copy_bytes_max() || link.segment.range() != range {
                 break;
             }
             if !self.chain().is_unpinned(at) {
@@ -301,7 +301,7 @@ impl Store {
         let mut joins = |next: usize| {
             let link = &links[next];
             let bytes = u64::from(link.bytes);
-            let fits = total + rest(next) <= SEGMENT_BYTES_MAX
+            let fits = total + rest(next) <= self.chain().copy_bytes_max()
                 && (u64::from(link.dead_bytes) * JOIN_DIVISOR >= bytes || bytes <= small)
                 && link.segment.range() == range
                 && self.chain().is_unpinned(next);
@@ -427,16 +427,19 @@ impl SlotState {
             if mutation!("compacted-above-the-watermark") { last.counter } else { stable.min(last.counter) };
         let limits = self.limits(stable);
         let barren = self.barren();
-        let Some(compacted) = self.store.compact(limits, last, barren)? else {
-            if limits.tombstones_to >= last.counter && !self.store.has_pinned_garbage() {
+        let mut compacted = self.store.compact(limits, last, barren)?;
+        if compacted.is_none() && limits.tombstones_to >= last.counter && !self.store.has_pinned_garbage() {
+            // A pin may have ended between the two looks. Nobody can have taken one, so now it is sure.
+            compacted = self.store.compact(limits, last, barren)?;
+            if compacted.is_none() {
                 // Nothing holds it back: it is there to stay.
                 self.compaction.barren =
                     Barren { bytes: self.store.garbage_bytes(), links: self.store.chain().links().len() };
                 self.compaction.barren_when_tight = self.store.is_tight();
                 return Ok(Step::Clean);
             }
-            return Ok(Step::Blocked);
-        };
+        }
+        let Some(compacted) = compacted else { return Ok(Step::Blocked) };
         self.compaction.barren = Barren::default();
         self.raise_floors(compacted.undo_floor, compacted.tombstone);
         if let Some(log) = log {

@@ -8,7 +8,7 @@ use lockgate_runtime::sync::Arc;
 use crate::arena::{Arena, OutOfMemory};
 use crate::chain::SEGMENT_BYTES_MAX;
 use crate::record::{self, NewRecord};
-use crate::segment::Extent;
+use crate::segment::{DESCRIPTION_BYTES, Extent};
 
 /// A record that lacks nothing but its version, and perhaps when it ends.
 pub(crate) struct FilledRecord {
@@ -26,7 +26,7 @@ impl FilledRecord {
     /// Takes memory for a record, and fills it.
     pub(crate) fn new(arena: &Arc<Arena>, new: &NewRecord<'_>) -> Result<FilledRecord, OutOfMemory> {
         let bytes = new.encoded_bytes();
-        let block = arena.allocate(bytes)?;
+        let block = arena.allocate(DESCRIPTION_BYTES + bytes)?;
         let new = NewRecord { delta: 1, ..*new };
         let (extent, rest) = Extent::fill(block, bytes, |out| {
             record::encode(out, &new);

@@ -60,6 +60,7 @@ mod compaction;
 mod compaction_tests;
 mod compactor;
 mod cores;
+mod counts;
 mod crc16;
 mod dirty;
 mod engine;

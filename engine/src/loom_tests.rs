@@ -21,7 +21,7 @@ use crate::dirty::{DirtySlots, SlotSet};
 use crate::gate::Action;
 use crate::index::KeyHasher;
 use crate::record::{NewRecord, encode};
-use crate::segment::Writer;
+use crate::segment::{DESCRIPTION_BYTES, Writer};
 use crate::slot::SlotState;
 use crate::store::Store;
 use crate::types::{Gate, Generation, RangeHeader, Slot, Term};
@@ -170,7 +170,7 @@ fn what_is_published_was_written_before() {
     const RECORD_BYTES: usize = 64;
     explore(|| {
         let arena = Arc::new(Arena::reserve(Arc::new(MemoryBudget::new(1 << 20))).unwrap());
-        let mut writer = Writer::new(arena.allocate(2 * RECORD_BYTES).unwrap(), RANGE);
+        let mut writer = Writer::new(arena.allocate(DESCRIPTION_BYTES + 2 * RECORD_BYTES).unwrap(), RANGE);
         let (segment, written) = (writer.segment().clone(), Arc::new(AtomicU64::new(0)));
         let witness = written.clone();
         let reader = thread::spawn(move || {

@@ -7,24 +7,27 @@
 //!
 //! # The access rule
 //!
+//! 0. What describes a segment lies at the beginning of its own block, before its records: there are many short ones, and a
+//!    piece of the heap for each would take more. It is there as long as any [`SegmentRef`]; the last one takes it out, and
+//!    so gives the block back.
 //! 1. A segment owns its block's bytes (see `arena.rs`). Bytes below `published` are immutable until the segment is
-//!    freed; whoever holds the segment (an `Arc`: a pin, or the chain that it is part of) may read them.
+//!    freed; whoever holds the segment (a [`SegmentRef`]: a pin, or the chain that it is part of) may read them.
 //! 2. Bytes from `published` on belong to the segment's one [`Writer`], which is made with the segment and cannot be
 //!    cloned, and through `&mut Writer` to one thread at a time. It writes them, then publishes with a `Release` store,
 //!    which the `Acquire` load of every reader pairs with.
 //! 3. No reference is formed to a whole segment: `&[u8]` only below `published`, `&mut [u8]` only to what is being
 //!    appended. So the two never overlap.
-//! 4. A segment is freed when the last `Arc` goes. `shrink` gives back only bytes behind `published`, and only when the
+//! 4. A segment is freed when the last [`SegmentRef`] goes. `shrink` gives back only bytes behind `published`, and only when the
 //!    writer goes.
 //! 5. A [`RecordOffset`] is made only for a published record's first byte, and is resolved only under the lock of the slot
 //!    whose `Store` keeps it. A store lets go of a segment only in a compaction, which first moves every offset that the
 //!    store keeps (index and deadlines) out of it; offsets that others had are used under the same lock as they were given.
 
 use std::ops::{Deref, Range};
+use std::ptr::NonNull;
 use std::slice;
 
 use lockgate_runtime::IoBuf;
-use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicU32, Ordering};
 
 use crate::arena::{ArenaBase, Block, LINE_BYTES, prefetch};
@@ -33,8 +36,12 @@ use crate::types::{RangeHeader, Version};
 
 /// The longest extent that one append may take: the longest record, or the longest log frame's worth of records.
 pub(crate) const EXTENT_BYTES_MAX: usize = crate::log::format::FRAME_PAYLOAD_BYTES_MAX;
-const _: () =
-    assert!(RECORD_BYTES_MAX <= EXTENT_BYTES_MAX && EXTENT_BYTES_MAX + LINE_BYTES < u32::MAX as usize);
+/// What a segment takes before its first record.
+pub(crate) const DESCRIPTION_BYTES: usize = size_of::<Segment>().next_multiple_of(RECORD_ALIGN_BYTES);
+
+const _: () = assert!(RECORD_BYTES_MAX <= EXTENT_BYTES_MAX);
+const _: () = assert!(EXTENT_BYTES_MAX + DESCRIPTION_BYTES + LINE_BYTES < u32::MAX as usize);
+const _: () = assert!(align_of::<Segment>() <= LINE_BYTES, "it is aligned where a block begins");
 
 /// The place of a published record in its core's arena, in units of 4 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +82,68 @@ pub(crate) struct Segment {
     block: Block,
     range: RangeHeader,
     published: AtomicU32,
+    /// How many [`SegmentRef`]s there are.
+    holders: AtomicU32,
+}
+
+/// A share of a segment: the last one frees it.
+pub(crate) struct SegmentRef(NonNull<Segment>);
+
+// SAFETY: a segment can be used, and freed, by every thread: its fields can be, and the access rule says who touches which of
+// its records' bytes, whatever the thread.
+unsafe impl Send for SegmentRef {}
+// SAFETY: as above.
+unsafe impl Sync for SegmentRef {}
+
+impl SegmentRef {
+    /// A segment without records in this block, which nobody else has.
+    fn new(block: Block, range: RangeHeader) -> SegmentRef {
+        assert!(block.bytes() > DESCRIPTION_BYTES, "the block was taken for it");
+        let place = block.start().cast::<Segment>();
+        let (published, holders) = (AtomicU32::new(0), AtomicU32::new(1));
+        // SAFETY: rule 0: the block's first bytes are this function's, as it holds the block; they are enough, and aligned.
+        unsafe { place.write(Segment { block, range, published, holders }) };
+        SegmentRef(place)
+    }
+
+    /// Whether both are shares of the same segment.
+    pub(crate) fn is_same(&self, other: &SegmentRef) -> bool {
+        self.0 == other.0
+    }
+
+    /// How many shares there are. Who holds the lock of the slot that a segment belongs to knows that it is not pinned
+    /// meanwhile if it is not now.
+    pub(crate) fn holders(&self) -> usize {
+        self.holders.load(Ordering::Relaxed) as usize
+    }
+}
+
+impl Deref for SegmentRef {
+    type Target = Segment;
+
+    #[inline]
+    fn deref(&self) -> &Segment {
+        // SAFETY: rule 0: it is there as long as this share, and only the last one's end changes it other than by atomics.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Clone for SegmentRef {
+    fn clone(&self) -> SegmentRef {
+        let before = self.holders.fetch_add(1, Ordering::Relaxed);
+        assert!(before < u32::MAX / 2, "nobody has so many pins");
+        SegmentRef(self.0)
+    }
+}
+
+impl Drop for SegmentRef {
+    fn drop(&mut self) {
+        // Release: what this holder has read it read before. Acquire: the last one frees it after all of them.
+        if self.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: rule 0: this was the last share, so nobody else can see it; it is taken out once.
+            drop(unsafe { self.0.read() });
+        }
+    }
 }
 
 impl Segment {
@@ -101,7 +170,8 @@ impl Segment {
         );
         // SAFETY: rule 1: the bytes are below `published`, and `&self` keeps the segment.
         unsafe {
-            slice::from_raw_parts(self.block.start().as_ptr().add(range.start), range.end - range.start)
+            let first = self.block.start().as_ptr().add(DESCRIPTION_BYTES);
+            slice::from_raw_parts(first.add(range.start), range.end - range.start)
         }
     }
 
@@ -117,12 +187,12 @@ impl Segment {
 
     /// Where its first record is.
     pub(crate) fn first_place(&self) -> RecordOffset {
-        RecordOffset(self.block.offset())
+        first_in(&self.block)
     }
 
     /// The byte at which a record of this segment starts. `None`: it is of another segment.
     pub(crate) fn byte_of(&self, offset: RecordOffset) -> Option<usize> {
-        let at = offset.0.checked_sub(self.block.offset())? as usize * RECORD_ALIGN_BYTES;
+        let at = offset.0.checked_sub(self.first_place().0)? as usize * RECORD_ALIGN_BYTES;
         (at < self.published()).then_some(at)
     }
 
@@ -155,6 +225,11 @@ impl Segment {
     }
 }
 
+/// Where the first record of a segment in this block is.
+fn first_in(block: &Block) -> RecordOffset {
+    RecordOffset(block.offset()).after(DESCRIPTION_BYTES)
+}
+
 #[inline]
 fn parsed(bytes: &[u8]) -> Record<'_> {
     record::parse(bytes).expect("published bytes are whole records that were encoded here or verified")
@@ -166,11 +241,11 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Has `fill` write the first `bytes` of a block that nobody else has.
+    /// Has `fill` write the first `bytes` of records in a block that nobody else has.
     pub(crate) fn fill<T>(block: Block, bytes: usize, fill: impl FnOnce(&mut [u8]) -> T) -> (Extent, T) {
-        assert!(bytes <= block.bytes(), "the block was taken for it");
+        assert!(DESCRIPTION_BYTES + bytes <= block.bytes(), "the block was taken for it");
         // SAFETY: the block's bytes belong to whoever holds it (see `arena.rs`), which is this function; they are initialised.
-        let out = unsafe { slice::from_raw_parts_mut(block.start().as_ptr(), bytes) };
+        let out = unsafe { slice::from_raw_parts_mut(block.start().as_ptr().add(DESCRIPTION_BYTES), bytes) };
         let filled = fill(out);
         (Extent { block }, filled)
     }
@@ -178,9 +253,9 @@ impl Extent {
 
 /// The only one that appends to a segment.
 ///
-/// It knows what it needs for that without a look into the segment, which lies elsewhere.
+/// It knows what it needs for that without a look into what describes the segment, which lies elsewhere.
 pub(crate) struct Writer {
-    segment: Arc<Segment>,
+    segment: SegmentRef,
     base: ArenaBase,
     /// Where the segment begins.
     first: RecordOffset,
@@ -193,8 +268,9 @@ pub(crate) struct Writer {
 impl Writer {
     /// A new segment in this block.
     pub(crate) fn new(block: Block, range: RangeHeader) -> Writer {
-        let (base, first, capacity) = (block.base(), RecordOffset(block.offset()), block.bytes() as u32);
-        let segment = Arc::new(Segment { block, range, published: AtomicU32::new(0) });
+        let (base, first) = (block.base(), first_in(&block));
+        let capacity = (block.bytes() - DESCRIPTION_BYTES) as u32;
+        let segment = SegmentRef::new(block, range);
         Writer { segment, base, first, at: 0, capacity, range }
     }
 
@@ -205,7 +281,7 @@ impl Writer {
     }
 
     /// What it writes to.
-    pub(crate) fn segment(&self) -> &Arc<Segment> {
+    pub(crate) fn segment(&self) -> &SegmentRef {
         &self.segment
     }
 
@@ -251,8 +327,8 @@ impl Writer {
     }
 
     /// Ends the writing: what was not used goes back to the arena.
-    pub(crate) fn seal(self) -> Arc<Segment> {
-        self.segment.block.shrink(self.at as usize);
+    pub(crate) fn seal(self) -> SegmentRef {
+        self.segment.block.shrink(DESCRIPTION_BYTES + self.at as usize);
         self.segment
     }
 }
@@ -260,14 +336,14 @@ impl Writer {
 /// Some whole records of one segment. As long as it lives the memory stays, whatever happens to the slot.
 #[derive(Clone)]
 pub struct PinnedRange {
-    segment: Arc<Segment>,
+    segment: SegmentRef,
     start: u32,
     end: u32,
 }
 
 impl PinnedRange {
     /// A pin on published bytes. Panics beyond what is published.
-    pub(crate) fn new(segment: Arc<Segment>, range: Range<usize>) -> PinnedRange {
+    pub(crate) fn new(segment: SegmentRef, range: Range<usize>) -> PinnedRange {
         let _ = segment.bytes(range.clone());
         PinnedRange { segment, start: range.start as u32, end: range.end as u32 }
     }

@@ -13,21 +13,15 @@ use lockgate_runtime::{mutation, sync::Arc};
 
 use crate::arena::{Arena, OutOfMemory};
 use crate::bytes;
-use crate::chain::{Chain, grow_snugly};
+use crate::chain::Chain;
 use crate::charge::Charge;
+use crate::counts::Counts;
 use crate::extent::FilledRecord;
 use crate::index::{Index, KeyHasher};
 use crate::log::LogPosition;
 use crate::record::{self, Kind, NewRecord, Record};
 use crate::segment::{PinnedRange, RecordOffset};
 use crate::types::{RangeHeader, Version};
-
-/// Live keys of one keyspace.
-#[derive(Clone, Copy, Default)]
-struct Count {
-    keys: u64,
-    with_deadline: u64,
-}
 
 /// A slot's data.
 ///
@@ -41,8 +35,7 @@ pub(crate) struct Store {
     charge: Charge,
     digest: u64,
     live_bytes: u64,
-    /// Live keys by keyspace, sorted; no zeros.
-    counts: Vec<(u8, Count)>,
+    counts: Counts,
     /// The live records with a deadline, the earliest first.
     deadlines: BTreeSet<(u64, RecordOffset)>,
     /// What was cleared, until the caller takes it out.
@@ -68,7 +61,7 @@ impl Store {
             hasher,
             digest: 0,
             live_bytes: 0,
-            counts: Vec::new(),
+            counts: Counts::default(),
             deadlines: BTreeSet::new(),
             cleared: Vec::new(),
         }
@@ -155,9 +148,8 @@ impl Store {
 
     /// Live keys of one keyspace, and how many of them have a deadline.
     pub(crate) fn keys_in(&self, keyspace: u8) -> (u64, u64) {
-        let count =
-            self.counts.iter().find(|(of, _)| *of == keyspace).map_or(Count::default(), |(_, of)| *of);
-        (count.keys, count.with_deadline)
+        let count = self.counts.of(keyspace);
+        count.map_or((0, 0), |count| (u64::from(count.keys), u64::from(count.with_deadline)))
     }
 
     /// Live keys with a deadline.
@@ -364,7 +356,8 @@ impl Store {
         };
         if let Some(place) = before {
             self.forget(place);
-            uncount(&mut self.counts, &self.chain.record_at(place));
+            let old = self.chain.record_at(place);
+            self.counts.subtract(old.keyspace, old.deadline_ms.is_some());
         }
         if kind == Kind::Put {
             let record = self.chain.record_at(place);
@@ -373,7 +366,7 @@ impl Store {
             if let Some(deadline_ms) = record.deadline_ms {
                 self.deadlines.insert((deadline_ms, place));
             }
-            count(&mut self.counts, &record);
+            self.counts.add(record.keyspace, record.deadline_ms.is_some());
         } else {
             self.chain.note_tombstone(place);
         }
@@ -398,9 +391,10 @@ impl Store {
     /// Lets all keys of a keyspace go. If no other one has keys here this costs no time by keys: what was in use is set aside
     /// ([`take_cleared`](Store::take_cleared)). Otherwise it is one walk over the whole index.
     fn clear(&mut self, keyspace: u8, by: RecordOffset) {
-        let Ok(at) = self.counts.binary_search_by_key(&keyspace, |(of, _)| *of) else { return };
-        self.counts.remove(at);
-        if self.counts.is_empty() {
+        if !self.counts.remove(keyspace) {
+            return;
+        }
+        if self.counts.all().is_empty() {
             let (_index, _deadlines) = (std::mem::take(&mut self.index), std::mem::take(&mut self.deadlines));
             self.cleared.push(Cleared { _index, _deadlines });
             self.charge.lower_to(0);
@@ -432,7 +426,8 @@ impl Store {
 
     /// Each keyspace that has live keys here, with their number and how many of them have a deadline.
     pub(crate) fn keyspaces(&self) -> impl Iterator<Item = (u8, u64, u64)> {
-        self.counts.iter().map(|(keyspace, count)| (*keyspace, count.keys, count.with_deadline))
+        let all = self.counts.all().iter();
+        all.map(|count| (count.keyspace, count.keys.into(), count.with_deadline.into()))
     }
 
     /// The live record at a place that [`find`](Store::find) gave.
@@ -456,24 +451,4 @@ fn hash_at(chain: &Chain, hasher: &KeyHasher, place: RecordOffset) -> u64 {
 fn is_key(chain: &Chain, place: RecordOffset, keyspace: u8, key: &[u8]) -> bool {
     let record = chain.record_at(place);
     record.keyspace == keyspace && bytes::same(key, record.key)
-}
-
-fn count(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {
-    let at = counts.binary_search_by_key(&record.keyspace, |(of, _)| *of).unwrap_or_else(|at| {
-        grow_snugly(counts);
-        counts.insert(at, (record.keyspace, Count::default()));
-        at
-    });
-    counts[at].1.keys += 1;
-    counts[at].1.with_deadline += u64::from(record.deadline_ms.is_some());
-}
-
-fn uncount(counts: &mut Vec<(u8, Count)>, record: &Record<'_>) {
-    let at = counts.binary_search_by_key(&record.keyspace, |(of, _)| *of);
-    let at = at.expect("a key that was counted is uncounted");
-    counts[at].1.keys -= 1;
-    counts[at].1.with_deadline -= u64::from(record.deadline_ms.is_some());
-    if counts[at].1.keys == 0 {
-        counts.remove(at);
-    }
 }

@@ -16,7 +16,7 @@ use crate::chain::Place;
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::engine::Engine;
 use crate::error::SubscribeError;
-use crate::segment::{PinnedRange, Segment};
+use crate::segment::{PinnedRange, SegmentRef};
 use crate::types::{Gate, Generation, Slot, Term, Version};
 
 /// Whole records of one slot, in the order of their versions.
@@ -64,7 +64,7 @@ struct Cursor {
 
 /// What was seen of a slot under its lock.
 struct Seen {
-    segment: Arc<Segment>,
+    segment: SegmentRef,
     /// Where `from` is in the chain.
     place: Place,
     from: usize,

@@ -7,11 +7,10 @@ use crate::cell::SlotCell;
 use crate::chain::Link;
 use crate::history::History;
 use crate::log::LogPosition;
-use crate::segment::Segment;
+use crate::segment::SegmentRef;
 use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, Slot, Term, Version};
 use crate::wakes::Wakes;
-use lockgate_runtime::sync::Arc;
 
 /// A slot's state, without its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ pub struct SlotImage {
 pub(crate) struct PinnedSlot {
     pub(crate) image: SlotImage,
     /// Each segment with the bytes that were published then.
-    pub(crate) segments: Vec<(Arc<Segment>, usize)>,
+    pub(crate) segments: Vec<(SegmentRef, usize)>,
 }
 
 impl SlotImage {
