@@ -2,18 +2,22 @@
 //!
 //! Invariant 9 rests on the order here: a message that says that something is kept leaves after the disk has it.
 
+use std::time::Duration;
+
 use lockgate_runtime::mutation;
 use lockgate_runtime::sync::Arc;
 
-use super::control_store;
+use super::control_store::{self, Appended};
 use super::driver::{Driver, DriverError};
 use super::messages::ControlMessage;
 use super::shared::Input;
-use crate::control::{EntryBody, RaftMessage, encode_message, sets_voters};
+use crate::control::{EntryBody, Persist, RaftMessage, encode_message, sets_voters};
 
 /// A message has left after so many turns of its core: the peer's task, the link's writer, and the ring. Others wait for
 /// what is committed while this node applies it.
 const TURNS_TO_LEAVE: usize = 3;
+/// So much later than voters a learner has its disk sync what it learned.
+const LEARNER_SYNC_PAUSE: Duration = Duration::from_millis(1);
 
 /// A ready of consensus that waits for the disk, or for earlier ones that do.
 pub(super) struct Unpersisted {
@@ -65,9 +69,11 @@ impl Driver {
     pub(super) async fn drive_consensus(&mut self) -> Result<(), DriverError> {
         while let Some(ready) = self.raft.ready() {
             self.send_raft(ready.messages_now);
-            let end = control_store::append(&self.log, &ready.persist)?;
+            let end = self.keep(ready.persist, ready.must_sync)?;
             let is_synced = ready.must_sync && !mutation!("control-log-sent-before-sync");
-            if let Some(end) = end.as_ref().filter(|_| is_synced) {
+            // Nobody waits for a learner: its disk is left to those that somebody waits for.
+            let pause = (!self.raft.votes(self.me.node)).then_some(LEARNER_SYNC_PAUSE);
+            if let Some(end) = end.as_ref().filter(|_| is_synced && pause.is_none()) {
                 self.log.request_sync(end);
             }
             if let Some(snapshot) = ready.snapshot {
@@ -86,6 +92,9 @@ impl Driver {
                     self.syncing += 1;
                     let (log, shared) = (self.log.clone(), Arc::clone(&self.shared));
                     lockgate_runtime::spawn(async move {
+                        if let Some(pause) = pause {
+                            lockgate_runtime::sleep(pause).await;
+                        }
                         let result = log.wait_synced(end).await;
                         shared.tell(Input::Persisted(number, result)).await;
                     });
@@ -97,6 +106,25 @@ impl Driver {
             self.release_kept();
         }
         self.log.compact_if_due(&mut self.raft, &self.map)
+    }
+
+    /// Appends what consensus must keep. Where it is no more than how far the log is committed, that is noted with what is
+    /// appended next, or with the next tick: it is a help at the next start, and promised to nobody.
+    fn keep(&mut self, mut persist: Persist, must_sync: bool) -> Result<Option<Appended>, DriverError> {
+        let noted = persist.hard_state.or(self.to_note.take());
+        if !must_sync {
+            self.to_note = noted;
+            return Ok(None);
+        }
+        persist.hard_state = noted;
+        control_store::append(&self.log, &persist)
+    }
+
+    /// Appends how far the log is committed, if that was not done yet.
+    pub(super) fn note_commit(&mut self) -> Result<(), DriverError> {
+        let hard_state = self.to_note.take();
+        control_store::append(&self.log, &Persist { hard_state, ..Persist::default() })?;
+        Ok(())
     }
 
     /// The log is synced in order: with one record all earlier ones are kept too.
@@ -116,7 +144,12 @@ impl Driver {
         }
     }
 
-    fn send_raft(&mut self, messages: Vec<RaftMessage>) {
+    fn send_raft(&mut self, mut messages: Vec<RaftMessage>) {
+        // Who asked waits for the outcome, a majority's acknowledgements decide it; nobody waits for a learner.
+        messages.sort_by_key(|message| {
+            let to = message.to;
+            (self.asked_by != Some(to), !self.raft.votes(to))
+        });
         for message in messages {
             match encode_message(&message) {
                 Ok(bytes) => self.tell(message.to, ControlMessage::Raft(bytes)),

@@ -37,8 +37,8 @@ use super::shared::{FinalsFault, Input, Shared};
 use super::source::{Errand, SourceJobs};
 use super::target::TargetJobs;
 use crate::control::{
-    Attempt, ClusterMap, EntryBody, Evidence, Incarnation, JobId, JobState, NodeId, Outcome, RaftCore, Shard,
-    ShardId, decode_entry, decode_message, slots_of,
+    Attempt, ClusterMap, EntryBody, Evidence, HardState, Incarnation, JobId, JobState, NodeId, Outcome,
+    RaftCore, Shard, ShardId, decode_entry, decode_message, slots_of,
 };
 use crate::job::SlotFinal;
 
@@ -82,11 +82,15 @@ pub(crate) struct Driver {
     pub(super) log: ControlLog,
     /// In the order of their numbers.
     pub(super) unpersisted: VecDeque<Unpersisted>,
+    /// How far the log is committed, where the log does not have that yet.
+    pub(super) to_note: Option<HardState>,
     /// Records of which it is not known yet whether they reached the disk.
     pub(super) syncing: usize,
     pub(super) proposals: Proposals,
     /// Encoded entries of other nodes, for the next proposal of this leader.
     pub(super) forwarded: Vec<Vec<u8>>,
+    /// Whose entries were forwarded last.
+    pub(super) asked_by: Option<NodeId>,
     pub(super) peers: Peers,
     pub(super) source: SourceJobs,
     pub(super) target: TargetJobs,
@@ -124,9 +128,11 @@ impl Driver {
             raft: store.raft,
             log: store.log,
             unpersisted: VecDeque::new(),
+            to_note: None,
             syncing: 0,
             proposals: Proposals::new(me),
             forwarded: Vec::new(),
+            asked_by: None,
             peers: Peers::new(Arc::clone(&shared)),
             source: SourceJobs::default(),
             target: TargetJobs::default(),
@@ -192,6 +198,7 @@ impl Driver {
                 let _ = reply.send(());
             }
         }
+        self.note_commit()?;
         Ok(self.log.close().await?)
     }
 
@@ -223,6 +230,7 @@ impl Driver {
             Input::Fenced(to, report) => self.on_fenced(to, report),
             Input::HandOver(to, reply) => self.begin_hand_over(to, reply),
             Input::Leave(reply) => {
+                self.note_commit()?;
                 self.leave();
                 // Who asked may have gone.
                 let _ = reply.send(self.claim());
@@ -254,6 +262,7 @@ impl Driver {
             }
             // Entries are read again, and checked, when they are applied; here only what could not be proposed is left out.
             ControlMessage::Propose(entries) => {
+                self.asked_by = Some(from);
                 self.forwarded.extend(entries.into_iter().filter(|entry| decode_entry(entry).is_ok()));
             }
             ControlMessage::Barrier { job, attempt, finals } => self.on_barrier(from, job, attempt, finals),
@@ -437,6 +446,7 @@ impl Driver {
                 return Err(DriverError::Log(failed));
             }
         }
+        self.note_commit()?;
         let mine = self.my_primary_shard();
         let errands = self.source.tick(&self.shared, &self.map, now_ns);
         self.run_errands(errands);

@@ -227,6 +227,7 @@ impl Driver {
         let restored = Restored { snapshot: kept.snapshot, hard_state, entries: Vec::new() };
         self.raft = RaftCore::new(&config, restored, Box::new(lockgate_runtime::random_u64))?;
         self.unpersisted.clear();
+        self.to_note = None;
         self.forwarded.clear();
         self.loopback.clear();
         self.early.clear();

@@ -12,6 +12,8 @@
 //!   counts itself only when its entries are persisted. But not while its own term and vote are not: a cluster's only voter
 //!   elects itself in one step, and after a crash would elect itself again *under the same term* and give learners another
 //!   entry of the same index and term. So its messages wait then.
+//! - What a majority has is decided, whatever this member's own disk has: it is applied at once. After a crash the member may
+//!   know less, as of every commit that it had not noted: it hears of it again, under a new boot, before it serves.
 //! - Who is not a leader and has records on their way to the disk does not campaign: raft asserts that a new leader's log is
 //!   persisted, and a node whose disk hangs should not lead.
 //! - Election timeouts come from the driver's randomness, drawn anew whenever raft draws from its own.
@@ -66,6 +68,10 @@ pub struct RaftCore {
     pub(super) undecided: VecDeque<(u64, MembersChange)>,
     /// Where raft is applied to once they are.
     pub(super) apply_to: Option<u64>,
+    /// The last index that was handed out to be applied. Raft's own is lower while entries are on their way to the disk.
+    handed_out: u64,
+    /// Nothing is handed out that the disk does not have.
+    in_step: bool,
     /// Learners who come or go once the configuration is not joint any more.
     pub(super) learners_later: Vec<(NodeId, bool)>,
     /// What was last handed out to be kept.
@@ -124,6 +130,8 @@ impl RaftCore {
             rounds_begun: 0,
             undecided: VecDeque::new(),
             apply_to: None,
+            handed_out: begin.0,
+            in_step: false,
             learners_later: members.later,
             hard_state: kept,
             tail_entries: config.tail_entries,
@@ -220,14 +228,35 @@ impl RaftCore {
         self.raw.mut_store().append(&entries);
         let entries = entries.into_iter().map(RaftEntry::from_raft).collect();
         let persist = Persist { snapshot: received, hard_state, entries };
-        let committed: Vec<RaftEntry> =
+        let mut committed: Vec<RaftEntry> =
             ready.take_committed_entries().into_iter().map(RaftEntry::from_raft).collect();
         let must_sync = ready.must_sync();
         self.raw.advance_append_async(ready);
         self.await_changes(&committed);
         self.persisting.push_back(number);
         let snapshot = self.installing.kept.take();
+        self.hand_out(snapshot.as_ref(), &mut committed);
         Some(Ready { number, messages_now, persist, must_sync, messages_after, snapshot, committed, rounds })
+    }
+
+    /// Leaves out of what raft has to be applied what was handed out before, and adds what a majority has but this disk.
+    fn hand_out(&mut self, snapshot: Option<&MapSnapshot>, committed: &mut Vec<RaftEntry>) {
+        let from = snapshot.map_or(self.handed_out, |snapshot| snapshot.index.max(self.handed_out));
+        committed.retain(|entry| entry.index > from);
+        let mut handed_out = committed.last().map_or(from, |last| last.index);
+        // A change of the members is applied when raft says so, and so is what follows it.
+        if !self.in_step && self.undecided.is_empty() && !self.installing.is_keeping() {
+            let early = self.raw.store().range(handed_out, self.raw.raft.raft_log.committed);
+            let early = early.iter().cloned().map(RaftEntry::from_raft);
+            committed.extend(early.take_while(|entry| entry.change == MembersChange::None));
+            handed_out = committed.last().map_or(handed_out, |last| last.index);
+        }
+        self.handed_out = handed_out;
+    }
+
+    /// Whether entries are handed out only when this member's disk has them. Otherwise what a majority has is enough.
+    pub fn stay_in_step(&mut self, in_step: bool) {
+        self.in_step = in_step;
     }
 
     /// The record of this `Ready` is kept. Panics unless it is the oldest that was not: the log has an order.
@@ -266,9 +295,14 @@ impl RaftCore {
         self.is_leader() && self.raw.raft.apply_to_current_term()
     }
 
-    /// The last index that was handed out to be applied, or that of a snapshot which is kept.
+    /// The last index that was handed out to be applied and is on this member's disk, or that of a snapshot which is kept.
     pub fn applied(&self) -> u64 {
         self.raw.raft.raft_log.applied
+    }
+
+    /// Whether this node votes, by the configuration at the last applied index.
+    pub fn votes(&self, node: NodeId) -> bool {
+        self.is_voter(node)
     }
 
     /// Whether a `Ready` was handed out that is not persisted yet.

@@ -77,6 +77,13 @@ pub(super) struct Installing {
     pub(super) kept: Option<MapSnapshot>,
 }
 
+impl Installing {
+    /// Whether a snapshot is on its way to the disk or the owner.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.keeping.is_some() || self.kept.is_some()
+    }
+}
+
 impl RaftCore {
     /// Puts `map`, the encoded map at the last applied `index`, into the place of the entries up to there, except for a
     /// tail that is kept for members that are behind. Nothing is written: see [`RaftCore::kept`].

@@ -85,6 +85,11 @@ impl MemoryLog {
         (self.snapshot.clone(), entries)
     }
 
+    /// The entries after `after` and up to `to`. Panics if some of them are not in the log any more, or not yet.
+    pub(super) fn range(&self, after: u64, to: u64) -> &[Entry] {
+        if after >= to { &[] } else { &self.entries[self.offset(after + 1)..=self.offset(to)] }
+    }
+
     pub(super) fn last(&self) -> u64 {
         self.start_index + self.entries.len() as u64
     }

@@ -126,6 +126,29 @@ fn what_was_kept_is_there_after_a_restart() {
 }
 
 #[test]
+fn what_a_majority_has_does_not_wait_for_this_disk() {
+    let mut follower = core(&config(2, &[1, 2, 3], &[]), Restored::default());
+    let entry =
+        |index: u64| RaftEntry { term: 5, index, data: vec![index as u8], change: MembersChange::None };
+    let commits = |commit| RaftMessage { index: 3, log_term: 5, commit, ..append(1, 5, vec![]) };
+    follower.step(append(1, 5, vec![entry(2), entry(3)])).unwrap();
+    let learnt = follower.ready().unwrap();
+    follower.step(commits(2)).unwrap();
+    let early = follower.ready().unwrap();
+    assert_eq!((&learnt.committed[..], &early.committed[..]), (&[][..], &[entry(2)][..]));
+    assert!(learnt.messages_now.is_empty() && early.messages_now.is_empty(), "its word waits all the same");
+    assert_eq!(follower.applied(), 1, "no snapshot is of what the disk lacks");
+    // A log that is about to begin anew waits until both are at one place.
+    follower.stay_in_step(true);
+    follower.step(commits(3)).unwrap();
+    let held = follower.ready().unwrap();
+    assert!(held.committed.is_empty());
+    [learnt, early, held].iter().for_each(|ready| follower.on_persisted(ready.number));
+    assert_eq!(settle(&mut follower), [entry(3)], "each once");
+    assert_eq!(follower.applied(), 3);
+}
+
+#[test]
 fn who_waits_for_its_disk_does_not_campaign() {
     let config = config(2, &[1, 2, 3], &[]);
     let mut follower = core(&config, Restored::default());

@@ -173,6 +173,11 @@ impl Group {
     /// A log is begun anew with all that the member has: what was on its way to the disk is there with it.
     fn compact(&mut self, member: usize) {
         let Member { core: Some(core), map, disk, cached, .. } = &mut self.members[member] else { return };
+        // What is applied may be ahead of the disk: then it is tried again.
+        core.stay_in_step(core.applied() != map.applied);
+        if core.applied() != map.applied {
+            return;
+        }
         core.compact(map.applied, encode_map(map).unwrap()).unwrap();
         if core.snapshot_index() == map.applied {
             let nothing = encode_persist(&Persist::default()).unwrap();

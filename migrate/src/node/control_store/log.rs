@@ -171,6 +171,8 @@ impl ControlLog {
             inner.wanted = (map.applied, raft.lacks_snapshot_for_member());
         }
         let due = entries >= inner.limits.entries || inner.bytes >= inner.limits.bytes || inner.wanted.1;
+        // A log begins with what was applied and is on the disk: the map waits until it is no further.
+        raft.stay_in_step(due);
         // A snapshot that came from the leader is kept, and the owner has yet to install it.
         let is_behind = map.applied != raft.applied();
         if !due || is_behind || map.applied < inner.not_before {
