@@ -6,7 +6,6 @@ use std::panic::catch_unwind;
 
 use lockgate_runtime::mutations::activate;
 use lockgate_runtime::sync::Arc;
-use lockgate_runtime::sync::atomic::AtomicU64;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -14,7 +13,6 @@ use proptest::test_runner::TestRunner;
 use crate::apply::verify_range;
 use crate::arena::{Arena, MemoryBudget};
 use crate::compaction::Step;
-use crate::compactor::Compactor;
 use crate::dirty::DirtySlots;
 use crate::index::KeyHasher;
 use crate::record::{Kind, NewRecord, encode};
