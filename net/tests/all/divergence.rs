@@ -15,7 +15,7 @@ fn write(engine: &lockgate_engine::Engine, slot: Slot, count: usize) {
     let tag = tags().iter().map(|(_, tag)| tag).find(|tag| Slot::of_key(tag.as_bytes()) == slot).unwrap();
     let before = engine.slot_status(slot).version.counter;
     for number in 0..count {
-        let _ = engine.keyspace(0).set(format!("{{{tag}}}{number}").as_bytes(), &[number as u8; 50]).unwrap();
+        let _ = engine.keyspace(0).set(format!("{{{tag}}}{number}").as_bytes(), &[number as u8; 20]).unwrap();
     }
     assert_eq!(engine.slot_status(slot).version.counter, before + count as u64);
 }
