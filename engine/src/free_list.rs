@@ -4,12 +4,10 @@
 //! one at its last line. A bin has every free block of its size, and may have *stale* entries beside: what a block was once.
 //! An entry counts if a block of that size begins there now.
 //!
-//! Best fit, and of what fits best the lowest address first: what is free gathers at the high end of what is in use, where
-//! it becomes whole chunks that go back to the system. Small blocks, of which there are many, cost a few words of bits; the
-//! few large ones are in trees.
+//! Best fit. Small blocks, of which there are many, cost a few words of bits; the few large ones are in trees, the lowest
+//! address first, which keeps the high end of the range unused and so unbacked.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::arena::CHUNK_LINES;
@@ -34,7 +32,7 @@ pub(crate) struct FreeList {
 /// Where blocks of one size begin.
 #[derive(Clone, Default)]
 struct Bin {
-    starts: BinaryHeap<Reverse<u32>>,
+    starts: Vec<u32>,
     /// How many blocks there are.
     blocks: usize,
 }
@@ -112,7 +110,7 @@ impl FreeList {
         }
         let bin = &mut self.bins[lines as usize];
         bin.blocks += 1;
-        bin.starts.push(Reverse(start));
+        bin.starts.push(start);
         if bin.blocks == 1 {
             self.filled.set(lines, true);
         }
@@ -141,7 +139,7 @@ impl FreeList {
     /// Where a block of this small size begins, of which there is one.
     fn first_of(&mut self, lines: u32) -> u32 {
         loop {
-            let Reverse(start) =
+            let start =
                 self.bins[lines as usize].starts.pop().expect("a filled bin has an entry of each block");
             if self.is_block(start, lines) {
                 return start;
@@ -154,12 +152,12 @@ impl FreeList {
     }
 
     fn drop_stale(&mut self, lines: u32) {
-        let mut starts = std::mem::take(&mut self.bins[lines as usize].starts).into_vec();
+        let mut starts = std::mem::take(&mut self.bins[lines as usize].starts);
         starts.sort_unstable();
         starts.dedup();
-        starts.retain(|Reverse(start)| self.is_block(*start, lines));
+        starts.retain(|start| self.is_block(*start, lines));
         debug_assert_eq!(starts.len(), self.bins[lines as usize].blocks);
-        self.bins[lines as usize].starts = starts.into();
+        self.bins[lines as usize].starts = starts;
     }
 
     /// How long the block is that begins here.
