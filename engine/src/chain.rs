@@ -15,20 +15,20 @@ use crate::segment::{
 };
 use crate::types::{RangeHeader, Term, Version};
 
-/// A new segment has this part of what its chain already holds...
+/// A new segment has this part of what its chain already holds, within these bounds...
 const GROWTH_DIVISOR: u64 = 16;
-/// ... or, as small ones are merged soon, of a small chain this part...
-const SMALL_GROWTH_DIVISOR: u64 = 8;
-/// ... within these bounds...
-const SEGMENT_BYTES_MIN: u64 = 512;
-const SMALL_SEGMENT_BYTES_MAX: u64 = 1024;
-/// ... and at most so much, unless one append needs more, which then has a segment of its own. It bounds what one step of a
+const SEGMENT_BYTES_MIN: u64 = 384;
+/// ... unless one append needs more, which then has a segment of its own. The upper bound is also that of what one step of a
 /// compaction copies.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 
 /// So many segments of less than so many bytes are a crowd.
-const CROWD_MIN: usize = 8;
+const CROWD_MIN: usize = 5;
 const CROWDED_BYTES_MAX: u64 = 2 << 10;
+/// A crowd is merged into one segment of at most this part of what its chain holds...
+const MERGED_DIVISOR: u64 = 8;
+/// ... but in a small chain one may have so much: see [`Chain::merged_bytes_max`].
+const SMALL_MERGED_BYTES_MAX: u64 = 3 << 10;
 /// A record of at most so many bytes is fetched whole.
 const PREFETCHED_BYTES: usize = 3 * LINE_BYTES;
 /// In a chain of at most so many segments each is looked at to find a record's.
@@ -152,6 +152,12 @@ impl Chain {
         links >= CROWD_MIN.max(barren + CROWD_MIN / 2) && self.record_bytes < links as u64 * CROWDED_BYTES_MAX
     }
 
+    /// How much may be in one segment that replaces a crowd. The memory of a long one, when it is replaced in turn, waits for
+    /// somebody who needs as much; that of short ones is what new segments are made of.
+    pub(crate) fn merged_bytes_max(&self) -> u64 {
+        (self.record_bytes / MERGED_DIVISOR).clamp(SMALL_MERGED_BYTES_MAX, SEGMENT_BYTES_MAX)
+    }
+
     /// Bytes of superseded values.
     pub(crate) fn dead_bytes(&self) -> u64 {
         self.dead_bytes
@@ -187,9 +193,8 @@ impl Chain {
         {
             return Ok(());
         }
-        let small =
-            (self.segment_bytes / SMALL_GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SMALL_SEGMENT_BYTES_MAX);
-        let target = (self.segment_bytes / GROWTH_DIVISOR).clamp(small, SEGMENT_BYTES_MAX) as usize;
+        let target =
+            (self.segment_bytes / GROWTH_DIVISOR).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as usize;
         // Records of a slot are often of one size: then less than one is left over.
         let target = (target / bytes).max(1) * bytes;
         let block = match self.arena.allocate(DESCRIPTION_BYTES + target) {

@@ -46,7 +46,7 @@ const JOIN_DIVISOR: u64 = 4;
 /// Segments of this part of what their chain holds join their neighbours' copies, so that there are not too many of them.
 const SMALL_DIVISOR: u64 = 16;
 /// A crowd is merged if it is at least so many segments.
-const MERGED_MIN: usize = 3;
+const MERGED_MIN: usize = 2;
 /// So many segments are looked at in one step without finding anything that may go.
 const TRIED_MAX: usize = 8;
 /// Writes above the watermark that are looked at for what they supersede. With more of them the compaction waits.
@@ -228,7 +228,7 @@ impl Store {
         for (at, link) in links[..end].iter().enumerate().rev() {
             let bytes = u64::from(link.bytes);
             let is_long = total > 0 && bytes > 2 * total;
-            if is_long || total + bytes > SEGMENT_BYTES_MAX || link.segment.range() != range {
+            if is_long || total + bytes > self.chain().merged_bytes_max() || link.segment.range() != range {
                 break;
             }
             if !self.chain().is_unpinned(at) {
