@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lockgate_runtime::Runtime;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::{Boxed, Runtime};
 
 use crate::arena::{Arena, MemoryBudget, Pages, want_huge_pages};
 use crate::cell::{SlotCell, SlotTable};
@@ -188,71 +188,73 @@ impl EngineBuilder {
         Ok(())
     }
 
-    async fn open_with(self, runtime: &Runtime, owns_runtime: bool) -> Result<Engine, OpenError> {
-        let mut directory = Directory::open(&self.path).await?;
-        let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
-        let gates = Arc::new(Gates::new());
-        let watchers: Vec<_> = (0..self.cores).map(|_| Watchers::new(&gates)).collect();
-        let hasher = KeyHasher::new(runtime.random_u64());
-        let slots = self.empty_slots(&budget, &hasher, &watchers)?;
-        // Before the recovery, which may have the system forget what it remembers of the files.
-        let kept = kept_written(&mut directory, runtime, self.cores).await?;
-        let (recovered, base) = self.recover(runtime, &directory, &slots).await?;
-        let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
-        let number = directory.begin_boot(ends, kept).await?;
-        let Meta { directory_id, kept_since, .. } = *directory.meta();
-        let boot = Boot { directory_id, number, kept_since };
-        let checkpoint = base.as_ref().map_or(0, |base| base.manifest.id.number);
-        remove_what_is_not_needed(&directory, &recovered, checkpoint).await;
-        let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
-        for (at, slot) in slots.iter().enumerate() {
-            let start = logs[at % self.cores].appended();
-            self.begin(&mut slot.lock(), start);
-        }
-        for (core, of_core) in watchers.iter().enumerate() {
-            let (sweeper, slots, log) = (of_core.sweeper.clone(), slots.clone(), logs[core].clone());
-            runtime.spawn_on(core, move || sweeper.run(slots, log));
-        }
-        let stability = Arc::new(Stability::new(self.clustered));
-        for (core, of_core) in watchers.iter().enumerate() {
-            let (compactor, slots, log) = (of_core.compactor.clone(), slots.clone(), logs[core].clone());
-            let (budget, stability) = (budget.clone(), stability.clone());
-            let home = Home { slots, core, cores: self.cores, log, budget, stability };
-            runtime.spawn_on(core, move || compactor.run(home));
-        }
-        let config = self.checkpoints;
-        let scope = Scope {
-            slots: slots.clone(),
-            logs: logs.clone(),
-            other_logs: self.other_logs(boot, &recovered),
-            clustered: self.clustered,
-            directory_id,
-            boot: number,
-            dir: directory.checkpoint_dir(),
-            budget: budget.clone(),
-            config,
-            number: checkpoint,
-            replayed_from: base.as_ref().map_or(0, |base| base.replayed_from()),
-        };
-        let checkpointer = Checkpointer::start(scope, runtime);
-        tracing::info!(path = %self.path.display(), boot = boot.number, kept_since, cores = self.cores, "the engine is open");
-        Ok(Engine::from_inner(Inner {
-            runtime: runtime.clone(),
-            owns_runtime,
-            boot,
-            path: self.path,
-            clustered: self.clustered,
-            durability: self.durability,
-            hasher,
-            slots,
-            gates,
-            watchers,
-            stability,
-            logs,
-            checkpointer,
-            budget,
-            directory: SharedDirectory::new(directory),
-        }))
+    fn open_with<'a>(self, runtime: &'a Runtime, owns_runtime: bool) -> Boxed<'a, Result<Engine, OpenError>> {
+        Box::pin(async move {
+            let mut directory = Directory::open(&self.path).await?;
+            let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
+            let gates = Arc::new(Gates::new());
+            let watchers: Vec<_> = (0..self.cores).map(|_| Watchers::new(&gates)).collect();
+            let hasher = KeyHasher::new(runtime.random_u64());
+            let slots = self.empty_slots(&budget, &hasher, &watchers)?;
+            // Before the recovery, which may have the system forget what it remembers of the files.
+            let kept = kept_written(&mut directory, runtime, self.cores).await?;
+            let (recovered, base) = self.recover(runtime, &directory, &slots).await?;
+            let ends = recovered.iter().map(|(name, end)| (name.clone(), end.ends.clone())).collect();
+            let number = directory.begin_boot(ends, kept).await?;
+            let Meta { directory_id, kept_since, .. } = *directory.meta();
+            let boot = Boot { directory_id, number, kept_since };
+            let checkpoint = base.as_ref().map_or(0, |base| base.manifest.id.number);
+            remove_what_is_not_needed(&directory, &recovered, checkpoint).await;
+            let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
+            for (at, slot) in slots.iter().enumerate() {
+                let start = logs[at % self.cores].appended();
+                self.begin(&mut slot.lock(), start);
+            }
+            for (core, of_core) in watchers.iter().enumerate() {
+                let (sweeper, slots, log) = (of_core.sweeper.clone(), slots.clone(), logs[core].clone());
+                runtime.spawn_on(core, move || sweeper.run(slots, log));
+            }
+            let stability = Arc::new(Stability::new(self.clustered));
+            for (core, of_core) in watchers.iter().enumerate() {
+                let (compactor, slots, log) = (of_core.compactor.clone(), slots.clone(), logs[core].clone());
+                let (budget, stability) = (budget.clone(), stability.clone());
+                let home = Home { slots, core, cores: self.cores, log, budget, stability };
+                runtime.spawn_on(core, move || compactor.run(home));
+            }
+            let config = self.checkpoints;
+            let scope = Scope {
+                slots: slots.clone(),
+                logs: logs.clone(),
+                other_logs: self.other_logs(boot, &recovered),
+                clustered: self.clustered,
+                directory_id,
+                boot: number,
+                dir: directory.checkpoint_dir(),
+                budget: budget.clone(),
+                config,
+                number: checkpoint,
+                replayed_from: base.as_ref().map_or(0, |base| base.replayed_from()),
+            };
+            let checkpointer = Checkpointer::start(scope, runtime);
+            tracing::info!(path = %self.path.display(), boot = boot.number, kept_since, cores = self.cores, "the engine is open");
+            Ok(Engine::from_inner(Inner {
+                runtime: runtime.clone(),
+                owns_runtime,
+                boot,
+                path: self.path,
+                clustered: self.clustered,
+                durability: self.durability,
+                hasher,
+                slots,
+                gates,
+                watchers,
+                stability,
+                logs,
+                checkpointer,
+                budget,
+                directory: SharedDirectory::new(directory),
+            }))
+        })
     }
 
     /// The slots as checkpoint and logs have them. Changes nothing on the disk.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lockgate_runtime::{File, OpenOptions, fs, mutation};
+use lockgate_runtime::{Boxed, File, OpenOptions, fs, mutation};
 
 use crate::beside::BetweenNames;
 use crate::log::files::create_dir_durably;
@@ -139,42 +139,47 @@ pub struct Directory {
 impl Directory {
     /// Creates the directory if it does not exist, locks it, and reads its meta file. A new directory gets a meta file
     /// with a random id and boot 0.
-    pub async fn open(path: &Path) -> Result<Directory, MetaError> {
-        refuse_between_names(path).await?;
-        create_dir_durably(path).await.map_err(io_error("creating the directory", path))?;
-        let lock = lock(path).await?;
-        let meta_path = path.join(META_FILE);
-        let log_dir = path.join(LOG_FOLDER);
-        if fs::exists(&meta_path).await {
-            let meta = read(&meta_path).await?;
-            return Ok(Directory { path: path.to_path_buf(), meta, _lock: Some(lock) });
-        }
-        if has_logs(path).await? || (fs::exists(&log_dir).await && has_logs(&log_dir).await?) {
-            return Err(MetaError::Missing { dir: path.to_path_buf() });
-        }
-        let mut directory_id = [0; 16];
-        directory_id[..8].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
-        directory_id[8..].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
-        let meta = Meta { directory_id, boot: 0, os_boot_id: [0; 16], kept_since: 0, ends: BTreeMap::new() };
-        let mut directory = Directory { path: path.to_path_buf(), meta: meta.clone(), _lock: Some(lock) };
-        directory.replace(meta).await?;
-        Ok(directory)
+    pub fn open<'a>(path: &'a Path) -> Boxed<'a, Result<Directory, MetaError>> {
+        Box::pin(async move {
+            refuse_between_names(path).await?;
+            create_dir_durably(path).await.map_err(io_error("creating the directory", path))?;
+            let lock = lock(path).await?;
+            let meta_path = path.join(META_FILE);
+            let log_dir = path.join(LOG_FOLDER);
+            if fs::exists(&meta_path).await {
+                let meta = read(&meta_path).await?;
+                return Ok(Directory { path: path.to_path_buf(), meta, _lock: Some(lock) });
+            }
+            if has_logs(path).await? || (fs::exists(&log_dir).await && has_logs(&log_dir).await?) {
+                return Err(MetaError::Missing { dir: path.to_path_buf() });
+            }
+            let mut directory_id = [0; 16];
+            directory_id[..8].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
+            directory_id[8..].copy_from_slice(&lockgate_runtime::random_u64().to_le_bytes());
+            let meta =
+                Meta { directory_id, boot: 0, os_boot_id: [0; 16], kept_since: 0, ends: BTreeMap::new() };
+            let mut directory = Directory { path: path.to_path_buf(), meta: meta.clone(), _lock: Some(lock) };
+            directory.replace(meta).await?;
+            Ok(directory)
+        })
     }
 
     /// Locks a directory and reads its meta file, and changes nothing, not even where something is missing. Not for one that
     /// is to be written.
-    pub async fn inspect(path: &Path) -> Result<Directory, MetaError> {
-        let meta_path = path.join(META_FILE);
-        if !fs::exists(&meta_path).await {
-            refuse_between_names(path).await?;
-            let log_dir = path.join(LOG_FOLDER);
-            let has_logs = fs::exists(&log_dir).await && has_logs(&log_dir).await?;
-            let dir = path.to_path_buf();
-            return Err(if has_logs { MetaError::Missing { dir } } else { MetaError::NotThere { dir } });
-        }
-        let lock = lock_for_inspection(path).await?;
-        let meta = read(&meta_path).await?;
-        Ok(Directory { path: path.to_path_buf(), meta, _lock: lock })
+    pub fn inspect<'a>(path: &'a Path) -> Boxed<'a, Result<Directory, MetaError>> {
+        Box::pin(async move {
+            let meta_path = path.join(META_FILE);
+            if !fs::exists(&meta_path).await {
+                refuse_between_names(path).await?;
+                let log_dir = path.join(LOG_FOLDER);
+                let has_logs = fs::exists(&log_dir).await && has_logs(&log_dir).await?;
+                let dir = path.to_path_buf();
+                return Err(if has_logs { MetaError::Missing { dir } } else { MetaError::NotThere { dir } });
+            }
+            let lock = lock_for_inspection(path).await?;
+            let meta = read(&meta_path).await?;
+            Ok(Directory { path: path.to_path_buf(), meta, _lock: lock })
+        })
     }
 
     /// What the meta file of a directory holds, which the caller has locked.

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::Boxed;
 use crate::buf::IoBuf;
 use crate::context;
 use crate::executor::Backend;
@@ -106,12 +107,14 @@ enum Imp {
 
 impl File {
     /// Opens the file at `path`.
-    pub async fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
-        let core = context::expect("File::open");
-        match &core.backend {
-            Backend::Uring(ring) => Ok(File(Imp::Uring(UringFile::open(ring, path, options).await?))),
-            Backend::Sim(port) => Ok(File(Imp::Sim(SimFile::open(port, path, options).await?))),
-        }
+    pub fn open<'a>(path: &'a Path, options: &'a OpenOptions) -> Boxed<'a, io::Result<File>> {
+        Box::pin(async move {
+            let core = context::expect("File::open");
+            match &core.backend {
+                Backend::Uring(ring) => Ok(File(Imp::Uring(UringFile::open(ring, path, options).await?))),
+                Backend::Sim(port) => Ok(File(Imp::Sim(SimFile::open(port, path, options).await?))),
+            }
+        })
     }
 
     /// Reads into the whole of `buf` (its length, not its capacity) from `offset`. Returns fewer bytes only at the

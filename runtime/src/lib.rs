@@ -32,6 +32,8 @@ mod time;
 mod uring;
 mod watermark;
 
+use std::pin::Pin;
+
 pub use buf::IoBuf;
 pub use context::{core_index, current, now_ns, os_boot_id, random_u64, spawn, unix_ms};
 pub use error::{Elapsed, Failed, OnCoreThread, RuntimeError, WaitError};
@@ -43,3 +45,8 @@ pub use net::{TcpListener, TcpStream};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use time::{Sleep, sleep, timeout, yield_now};
 pub use watermark::{Reached, WaitFor, Watermark};
+
+/// What an operation returns that does not run often, in the place of an `async fn`: a future whose code was compiled where
+/// it is made. An `async fn` is compiled anew in every crate that awaits it, with all that it awaits in turn: each
+/// program, test and bench that opens an engine would compile most of one.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

@@ -1,13 +1,12 @@
 //! `lockgate serve`: one node with its engine, its links and its clients, until it is told to stop.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lockgate_engine::Engine;
 use lockgate_migrate::{AckPolicy, Node, Times};
-use lockgate_net::resp::{self, Limits};
+use lockgate_net::resp::Limits;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::{Runtime, TcpListener};
 
@@ -141,10 +140,9 @@ struct Clients {
 impl Clients {
     /// Serves clients on this core.
     fn serve(self, listener: TcpListener, node: &Node) {
-        let (stop, commands) = (node.stopping(), Commands::new(node.clone()));
-        let commands = Rc::new(commands.with_backups(self.backups));
+        let commands = Commands::new(node.clone()).with_backups(self.backups);
         lockgate_runtime::spawn(async move {
-            resp::serve(listener, commands, stop, self.limits).await;
+            commands.serve(listener, self.limits).await;
             drop(self.serving);
         });
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use lockgate_runtime::Boxed;
+
 use super::error::BackupError;
 use super::writer::BackupWriter;
 use super::{BackupFooter, BackupHeader, BackupOptions, BackupSummary, Work, section_of};
@@ -13,33 +15,35 @@ use crate::types::{Slot, Version};
 ///
 /// All of its data is held in memory meanwhile. Which of a cluster member's slots it served cannot be told: what it followed
 /// or imported is in it, too.
-pub async fn back_up_directory(
-    dir: &Path,
-    path: &Path,
+pub fn back_up_directory<'a>(
+    dir: &'a Path,
+    path: &'a Path,
     memory_bytes_max: u64,
-    options: &BackupOptions,
-) -> Result<BackupSummary, BackupError> {
-    let failed = |source| BackupError::Open { dir: dir.to_path_buf(), source };
-    let loaded = Loaded::recover(dir, memory_bytes_max).await.map_err(failed)?;
-    let meta = loaded.directory.meta();
-    let began_ms = lockgate_runtime::unix_ms();
-    let header = BackupHeader { directory_id: meta.directory_id, boot: meta.boot, began_ms };
-    let mut wanted: Vec<Slot> = options.slots.clone().unwrap_or_else(|| Slot::all().collect());
-    wanted.sort_unstable();
-    wanted.dedup();
-    let mut writer = BackupWriter::create(path, &header).await?;
-    let mut work = Work::new(wanted.len(), options);
-    for slot in wanted {
-        if let Err(error) = copy_slot(&loaded, slot, &mut writer, &mut work).await {
-            writer.abandon().await;
-            return Err(error);
+    options: &'a BackupOptions,
+) -> Boxed<'a, Result<BackupSummary, BackupError>> {
+    Box::pin(async move {
+        let failed = |source| BackupError::Open { dir: dir.to_path_buf(), source };
+        let loaded = Loaded::recover(dir, memory_bytes_max).await.map_err(failed)?;
+        let meta = loaded.directory.meta();
+        let began_ms = lockgate_runtime::unix_ms();
+        let header = BackupHeader { directory_id: meta.directory_id, boot: meta.boot, began_ms };
+        let mut wanted: Vec<Slot> = options.slots.clone().unwrap_or_else(|| Slot::all().collect());
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut writer = BackupWriter::create(path, &header).await?;
+        let mut work = Work::new(wanted.len(), options);
+        for slot in wanted {
+            if let Err(error) = copy_slot(&loaded, slot, &mut writer, &mut work).await {
+                writer.abandon().await;
+                return Err(error);
+            }
+            work.progress.slots_done += 1;
+            work.tell(&writer);
         }
-        work.progress.slots_done += 1;
-        work.tell(&writer);
-    }
-    let footer = BackupFooter { ended_ms: lockgate_runtime::unix_ms(), ..work.footer };
-    let bytes = writer.finish(&footer).await?;
-    Ok(BackupSummary { file: path.to_path_buf(), bytes, header, footer })
+        let footer = BackupFooter { ended_ms: lockgate_runtime::unix_ms(), ..work.footer };
+        let bytes = writer.finish(&footer).await?;
+        Ok(BackupSummary { file: path.to_path_buf(), bytes, header, footer })
+    })
 }
 
 async fn copy_slot(

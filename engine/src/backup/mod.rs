@@ -23,6 +23,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lockgate_runtime::Boxed;
 use lockgate_runtime::sync::Arc;
 
 pub use decode::{BackupDecoder, BackupPart, VERIFY_BYTES_MORE, VERIFY_BYTES_PER_BYTE, verify_bytes};
@@ -90,32 +91,38 @@ impl Engine {
     ///
     /// For each slot it holds everything up to the version that the slot had when its turn came. That includes writes that
     /// were not acknowledged yet then. Superseded values are in it as far as they are still in memory.
-    pub async fn backup(&self, path: &Path, options: &BackupOptions) -> Result<BackupSummary, BackupError> {
-        let boot = self.boot();
-        let began_ms = self.unix_ms();
-        let header = BackupHeader { directory_id: boot.directory_id, boot: boot.number, began_ms };
-        let mut wanted: Vec<Slot> = match &options.slots {
-            Some(slots) => slots.clone(),
-            None => Slot::all().filter(|slot| is_served(&self.slot_status(*slot))).collect(),
-        };
-        wanted.sort_unstable();
-        wanted.dedup();
-        let mut writer = BackupWriter::create(path, &header).await?;
-        let (stream, mut work) = (self.stream(), Work::new(wanted.len(), options));
-        for slot in wanted {
-            if let Err(error) = self.back_up_slot(slot, &stream, &mut writer, &mut work).await {
-                writer.abandon().await;
-                return Err(error);
+    pub fn backup<'a>(
+        &'a self,
+        path: &'a Path,
+        options: &'a BackupOptions,
+    ) -> Boxed<'a, Result<BackupSummary, BackupError>> {
+        Box::pin(async move {
+            let boot = self.boot();
+            let began_ms = self.unix_ms();
+            let header = BackupHeader { directory_id: boot.directory_id, boot: boot.number, began_ms };
+            let mut wanted: Vec<Slot> = match &options.slots {
+                Some(slots) => slots.clone(),
+                None => Slot::all().filter(|slot| is_served(&self.slot_status(*slot))).collect(),
+            };
+            wanted.sort_unstable();
+            wanted.dedup();
+            let mut writer = BackupWriter::create(path, &header).await?;
+            let (stream, mut work) = (self.stream(), Work::new(wanted.len(), options));
+            for slot in wanted {
+                if let Err(error) = self.back_up_slot(slot, &stream, &mut writer, &mut work).await {
+                    writer.abandon().await;
+                    return Err(error);
+                }
+                work.progress.slots_done += 1;
+                work.tell(&writer);
+                if work.progress.slots_done.is_multiple_of(SLOTS_PER_TURN as u64) {
+                    lockgate_runtime::yield_now().await;
+                }
             }
-            work.progress.slots_done += 1;
-            work.tell(&writer);
-            if work.progress.slots_done.is_multiple_of(SLOTS_PER_TURN as u64) {
-                lockgate_runtime::yield_now().await;
-            }
-        }
-        let footer = BackupFooter { ended_ms: self.unix_ms(), ..work.footer };
-        let bytes = writer.finish(&footer).await?;
-        Ok(BackupSummary { file: path.to_path_buf(), bytes, header, footer })
+            let footer = BackupFooter { ended_ms: self.unix_ms(), ..work.footer };
+            let bytes = writer.finish(&footer).await?;
+            Ok(BackupSummary { file: path.to_path_buf(), bytes, header, footer })
+        })
     }
 
     /// As [`Engine::backup`], for a thread that is not a core's. Panics on a core's.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lockgate_runtime::{File, OpenOptions};
+use lockgate_runtime::{Boxed, File, OpenOptions};
 
 use super::decode::{BackupDecoder, BackupPart};
 use super::error::BackupError;
@@ -30,16 +30,18 @@ pub struct BackupReader {
 
 impl BackupReader {
     /// Opens a file and reads its header.
-    pub async fn open(path: &Path) -> Result<BackupReader, BackupError> {
-        let failed = || BackupError::io("reading", path);
-        let file = File::open(path, &OpenOptions::new().read(true)).await.map_err(failed())?;
-        let len = file.len().await.map_err(failed())?;
-        let (result, mut window) = file.read_at(vec![0; len.min(WINDOW_BYTES as u64) as usize], 0).await;
-        window.truncate(result.map_err(failed())?);
-        let decoder = BackupDecoder::new(&window[..window.len().min(FILE_HEADER_BYTES)])
-            .map_err(|fault| BackupError::fault(path, fault))?;
-        let path = path.to_path_buf();
-        Ok(BackupReader { path, file, len, decoder, window, window_offset: 0, records: 0..0 })
+    pub fn open<'a>(path: &'a Path) -> Boxed<'a, Result<BackupReader, BackupError>> {
+        Box::pin(async move {
+            let failed = || BackupError::io("reading", path);
+            let file = File::open(path, &OpenOptions::new().read(true)).await.map_err(failed())?;
+            let len = file.len().await.map_err(failed())?;
+            let (result, mut window) = file.read_at(vec![0; len.min(WINDOW_BYTES as u64) as usize], 0).await;
+            window.truncate(result.map_err(failed())?);
+            let decoder = BackupDecoder::new(&window[..window.len().min(FILE_HEADER_BYTES)])
+                .map_err(|fault| BackupError::fault(path, fault))?;
+            let path = path.to_path_buf();
+            Ok(BackupReader { path, file, len, decoder, window, window_offset: 0, records: 0..0 })
+        })
     }
 
     /// What the file says of itself.
@@ -63,30 +65,33 @@ impl BackupReader {
     }
 
     /// The next part; `None` behind the end.
-    pub async fn next_part(&mut self) -> Result<Option<BackupPart>, BackupError> {
-        let at = self.decoder.offset();
-        if self.decoder.has_ended() {
-            return match at == self.len {
-                true => Ok(None),
-                false => Err(self.invalid(at, "something follows the footer")),
+    pub fn next_part<'a>(&'a mut self) -> Boxed<'a, Result<Option<BackupPart>, BackupError>> {
+        Box::pin(async move {
+            let at = self.decoder.offset();
+            if self.decoder.has_ended() {
+                return match at == self.len {
+                    true => Ok(None),
+                    false => Err(self.invalid(at, "something follows the footer")),
+                };
+            }
+            let Some(header) = self.bytes(at, CHUNK_HEADER_BYTES).await? else {
+                return Err(self.invalid(at, "the file ends early: it is not whole"));
             };
-        }
-        let Some(header) = self.bytes(at, CHUNK_HEADER_BYTES).await? else {
-            return Err(self.invalid(at, "the file ends early: it is not whole"));
-        };
-        let payload_bytes = self.decoder.payload_bytes(&self.window[header]);
-        let payload_bytes = payload_bytes.map_err(|fault| BackupError::fault(&self.path, fault))?;
-        let Some(chunk) = self.bytes(at, CHUNK_HEADER_BYTES + payload_bytes).await? else {
-            return Err(self.invalid(at, "the file ends early: it is not whole"));
-        };
-        let (header, payload) = self.window[chunk.clone()].split_first_chunk().expect("both were asked for");
-        let part = self.decoder.chunk(header, payload);
-        let part = part.map_err(|fault| BackupError::fault(&self.path, fault))?;
-        self.records = match part {
-            BackupPart::Records { .. } => chunk.start + CHUNK_HEADER_BYTES..chunk.end,
-            _ => 0..0,
-        };
-        Ok(Some(part))
+            let payload_bytes = self.decoder.payload_bytes(&self.window[header]);
+            let payload_bytes = payload_bytes.map_err(|fault| BackupError::fault(&self.path, fault))?;
+            let Some(chunk) = self.bytes(at, CHUNK_HEADER_BYTES + payload_bytes).await? else {
+                return Err(self.invalid(at, "the file ends early: it is not whole"));
+            };
+            let (header, payload) =
+                self.window[chunk.clone()].split_first_chunk().expect("both were asked for");
+            let part = self.decoder.chunk(header, payload);
+            let part = part.map_err(|fault| BackupError::fault(&self.path, fault))?;
+            self.records = match part {
+                BackupPart::Records { .. } => chunk.start + CHUNK_HEADER_BYTES..chunk.end,
+                _ => 0..0,
+            };
+            Ok(Some(part))
+        })
     }
 
     fn invalid(&self, offset: u64, why: &str) -> BackupError {
@@ -122,18 +127,23 @@ impl BackupReader {
 
 /// Reads a whole backup and checks all of it: checksums, records, each slot's version, keys and digest, and that nothing is
 /// missing. To be awaited on a core.
-pub async fn verify(path: &Path, progress: Option<&ProgressFn>) -> Result<BackupFooter, BackupError> {
-    let mut reader = BackupReader::open(path).await?;
-    let (mut slots_done, mut footer) = (0, None);
-    while let Some(part) = reader.next_part().await? {
-        match part {
-            BackupPart::SlotEnds(_) | BackupPart::SlotLeft(_) => slots_done += 1,
-            BackupPart::End(found) => footer = Some(found),
-            _ => {}
+pub fn verify<'a>(
+    path: &'a Path,
+    progress: Option<&'a ProgressFn>,
+) -> Boxed<'a, Result<BackupFooter, BackupError>> {
+    Box::pin(async move {
+        let mut reader = BackupReader::open(path).await?;
+        let (mut slots_done, mut footer) = (0, None);
+        while let Some(part) = reader.next_part().await? {
+            match part {
+                BackupPart::SlotEnds(_) | BackupPart::SlotLeft(_) => slots_done += 1,
+                BackupPart::End(found) => footer = Some(found),
+                _ => {}
+            }
+            if let Some(tell) = progress {
+                tell(BackupProgress { slots_done, slots: 0, bytes: reader.offset() });
+            }
         }
-        if let Some(tell) = progress {
-            tell(BackupProgress { slots_done, slots: 0, bytes: reader.offset() });
-        }
-    }
-    Ok(footer.expect("nothing is behind the end but the end"))
+        Ok(footer.expect("nothing is behind the end but the end"))
+    })
 }

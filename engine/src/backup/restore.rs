@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use lockgate_runtime::Boxed;
+
 use super::decode::BackupPart;
 use super::error::BackupError;
 use super::reader::{BackupReader, verify};
@@ -39,21 +41,27 @@ impl Default for RestoreOptions {
 
 /// Makes the directory `dir`, which must not exist or be empty, of the backup `file`. To be awaited on a core of a runtime
 /// with at least one core; more of the directory's logs than it has cores are not made.
-pub async fn restore(file: &Path, dir: &Path, options: &RestoreOptions) -> Result<BackupFooter, BackupError> {
-    check_is_free(dir).await?;
-    verify(file, options.progress.as_ref()).await?;
-    let RestoreOptions { cores, memory_bytes_max, log_file_bytes, .. } = *options;
-    let target = Target::create(dir, &TargetOptions { cores, memory_bytes_max, log_file_bytes }).await?;
-    let footer = match fill(file, &target, options.progress.as_ref()).await {
-        Ok(footer) => footer,
-        Err(error) => {
-            target.abandon().await;
-            return Err(error);
-        }
-    };
-    let building = target.finish().await?;
-    name_durably(&building, dir).await?;
-    Ok(footer)
+pub fn restore<'a>(
+    file: &'a Path,
+    dir: &'a Path,
+    options: &'a RestoreOptions,
+) -> Boxed<'a, Result<BackupFooter, BackupError>> {
+    Box::pin(async move {
+        check_is_free(dir).await?;
+        verify(file, options.progress.as_ref()).await?;
+        let RestoreOptions { cores, memory_bytes_max, log_file_bytes, .. } = *options;
+        let target = Target::create(dir, &TargetOptions { cores, memory_bytes_max, log_file_bytes }).await?;
+        let footer = match fill(file, &target, options.progress.as_ref()).await {
+            Ok(footer) => footer,
+            Err(error) => {
+                target.abandon().await;
+                return Err(error);
+            }
+        };
+        let building = target.finish().await?;
+        name_durably(&building, dir).await?;
+        Ok(footer)
+    })
 }
 
 async fn fill(

@@ -14,7 +14,7 @@ mod salvage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lockgate_runtime::fs;
+use lockgate_runtime::{Boxed, fs};
 
 pub use repair::{CutSlot, Loss, RepairOptions, RepairReport, repair};
 pub use report::{
@@ -40,41 +40,43 @@ const CONTROL_LOGS: &str = "control";
 /// locked meanwhile, and nothing in it is changed. To be awaited on a core.
 ///
 /// `memory_bytes_max`: what the directory's data may take; all of it is held once.
-pub async fn check(dir: &Path, memory_bytes_max: u64) -> Result<CheckReport, CheckError> {
-    let mut report = CheckReport { dir: dir.to_path_buf(), ..CheckReport::default() };
-    // Held to the end of the first part; the replay locks it again.
-    let directory = match Directory::inspect(dir).await {
-        Ok(directory) => directory,
-        Err(error) => {
-            report.damage.push(report::damage_of(OpenError::Meta(error), dir)?);
+pub fn check<'a>(dir: &'a Path, memory_bytes_max: u64) -> Boxed<'a, Result<CheckReport, CheckError>> {
+    Box::pin(async move {
+        let mut report = CheckReport { dir: dir.to_path_buf(), ..CheckReport::default() };
+        // Held to the end of the first part; the replay locks it again.
+        let directory = match Directory::inspect(dir).await {
+            Ok(directory) => directory,
+            Err(error) => {
+                report.damage.push(report::damage_of(OpenError::Meta(error), dir)?);
+                return Ok(report);
+            }
+        };
+        report.meta = Some(MetaReport::of(directory.meta()));
+        let files = list(&directory.log_dir()).await?;
+        let names = log_names(&files, directory.meta());
+        report.other_files = other_files(&files, &names);
+        let base = base_of(&directory, &mut report).await?;
+        // From where on the cores' logs are kept is not known without it.
+        let is_base_lost = !report.damage.is_empty();
+        for name in names.iter().filter(|name| !is_base_lost || core_of(name).is_none()) {
+            let ends = directory.known_ends(name);
+            let start = base.as_ref().zip(core_of(name)).and_then(|(base, core)| base.start_of(core));
+            let log = check_log(&directory.log_dir(), name, &files, (start, ends)).await?;
+            report.damage.extend(log.damage.clone());
+            report.logs.push(log);
+        }
+        forgive_left_over(&mut report);
+        report.damage.extend(missing_logs(&directory, &files));
+        if report.damage.iter().any(|damage| !is_of_control_log(damage)) {
             return Ok(report);
         }
-    };
-    report.meta = Some(MetaReport::of(directory.meta()));
-    let files = list(&directory.log_dir()).await?;
-    let names = log_names(&files, directory.meta());
-    report.other_files = other_files(&files, &names);
-    let base = base_of(&directory, &mut report).await?;
-    // From where on the cores' logs are kept is not known without it.
-    let is_base_lost = !report.damage.is_empty();
-    for name in names.iter().filter(|name| !is_base_lost || core_of(name).is_none()) {
-        let ends = directory.known_ends(name);
-        let start = base.as_ref().zip(core_of(name)).and_then(|(base, core)| base.start_of(core));
-        let log = check_log(&directory.log_dir(), name, &files, (start, ends)).await?;
-        report.damage.extend(log.damage.clone());
-        report.logs.push(log);
-    }
-    forgive_left_over(&mut report);
-    report.damage.extend(missing_logs(&directory, &files));
-    if report.damage.iter().any(|damage| !is_of_control_log(damage)) {
-        return Ok(report);
-    }
-    drop(directory);
-    match Loaded::recover(dir, memory_bytes_max).await {
-        Ok(loaded) => report.slots = Some(sums_of(&loaded, &mut report.damage)),
-        Err(error) => report.damage.push(report::damage_of(error, dir)?),
-    }
-    Ok(report)
+        drop(directory);
+        match Loaded::recover(dir, memory_bytes_max).await {
+            Ok(loaded) => report.slots = Some(sums_of(&loaded, &mut report.damage)),
+            Err(error) => report.damage.push(report::damage_of(error, dir)?),
+        }
+        Ok(report)
+    })
 }
 
 /// What the checkpoint says, if there is one.

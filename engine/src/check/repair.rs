@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lockgate_runtime::fs;
+use lockgate_runtime::{Boxed, fs};
 
 use super::report::{CheckError, Damage, SlotSums};
 use super::salvage::{Damaged, Doubt, LogLoss, Salvage};
@@ -110,44 +110,47 @@ pub struct RepairReport {
 }
 
 /// Repairs a directory that no process uses. To be awaited on a core.
-pub async fn repair(dir: &Path, options: &RepairOptions) -> Result<RepairReport, CheckError> {
-    let between = BetweenNames::find(dir).await.map_err(BackupError::io("looking beside", dir))?;
-    if let Some(between) = between {
-        return go_on(dir, between, options).await;
-    }
-    let found = check(dir, options.memory_bytes_max).await?;
-    let mut report = RepairReport { damage: found.damage, ..RepairReport::default() };
-    if report.damage.is_empty() {
-        return Ok(report);
-    }
-    let lock = lock_for_inspection(dir).await.map_err(|error| CheckError::Open(OpenError::Meta(error)))?;
-    let meta = known_meta(dir).await?;
-    let log_dir = dir.join(LOG_FOLDER);
-    let files = list(&log_dir).await?;
-    let ends = meta.as_ref().map(ends_of).unwrap_or_default();
-    let (checkpoint_dir, base) = (dir.join(CHECKPOINT_FOLDER), known_base(dir, meta.as_ref()).await?);
-    let damaged = Damaged {
-        log_dir: &log_dir,
-        checkpoint_dir: &checkpoint_dir,
-        files: &files,
-        ends: &ends,
-        base: base.as_ref(),
-    };
-    let salvage = Salvage::read(&damaged, options.memory_bytes_max).await.map_err(CheckError::Open)?;
-    if let Some(loss) = salvage.losses.first()
-        && meta.is_none()
-        && eras(&damaged.cores_by_boot()).len() > 1
-    {
-        return Err(CheckError::Unordered { dir: dir.to_path_buf(), log: loss.log.clone() });
-    }
-    let building = build(dir, &salvage, options, &mut report.kept).await?;
-    tell(&salvage, &mut report);
-    report.left_behind = left_behind(dir).await?;
-    let original = free_damaged_name(dir).await;
-    name_durably(dir, &original).await?;
-    end(dir, BetweenNames { original, building }, options, &mut report).await?;
-    drop(lock);
-    Ok(report)
+pub fn repair<'a>(dir: &'a Path, options: &'a RepairOptions) -> Boxed<'a, Result<RepairReport, CheckError>> {
+    Box::pin(async move {
+        let between = BetweenNames::find(dir).await.map_err(BackupError::io("looking beside", dir))?;
+        if let Some(between) = between {
+            return go_on(dir, between, options).await;
+        }
+        let found = check(dir, options.memory_bytes_max).await?;
+        let mut report = RepairReport { damage: found.damage, ..RepairReport::default() };
+        if report.damage.is_empty() {
+            return Ok(report);
+        }
+        let lock =
+            lock_for_inspection(dir).await.map_err(|error| CheckError::Open(OpenError::Meta(error)))?;
+        let meta = known_meta(dir).await?;
+        let log_dir = dir.join(LOG_FOLDER);
+        let files = list(&log_dir).await?;
+        let ends = meta.as_ref().map(ends_of).unwrap_or_default();
+        let (checkpoint_dir, base) = (dir.join(CHECKPOINT_FOLDER), known_base(dir, meta.as_ref()).await?);
+        let damaged = Damaged {
+            log_dir: &log_dir,
+            checkpoint_dir: &checkpoint_dir,
+            files: &files,
+            ends: &ends,
+            base: base.as_ref(),
+        };
+        let salvage = Salvage::read(&damaged, options.memory_bytes_max).await.map_err(CheckError::Open)?;
+        if let Some(loss) = salvage.losses.first()
+            && meta.is_none()
+            && eras(&damaged.cores_by_boot()).len() > 1
+        {
+            return Err(CheckError::Unordered { dir: dir.to_path_buf(), log: loss.log.clone() });
+        }
+        let building = build(dir, &salvage, options, &mut report.kept).await?;
+        tell(&salvage, &mut report);
+        report.left_behind = left_behind(dir).await?;
+        let original = free_damaged_name(dir).await;
+        name_durably(dir, &original).await?;
+        end(dir, BetweenNames { original, building }, options, &mut report).await?;
+        drop(lock);
+        Ok(report)
+    })
 }
 
 /// Gives the new directory its name, now that the damaged one has another.

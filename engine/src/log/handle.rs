@@ -4,8 +4,8 @@
 //! written and synced, if the core lives). A wait that ends well means that the position was reached; a position that
 //! was reached stays reached, also after a failure.
 
-use lockgate_runtime::Watermark;
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::{Boxed, Watermark};
 
 use super::error::{LogError, LogFailed, LogWaitError};
 use super::files::{FileMaker, PreparedFile};
@@ -49,13 +49,15 @@ impl Log {
     /// Starts the log's chain for `cfg.boot`: prepares its first file and spawns its writer on the current core.
     ///
     /// `position_start` must be the end that the recovery of this log found (0 for a log that is new).
-    pub async fn create(cfg: LogConfig, position_start: u64) -> Result<Log, LogError> {
-        cfg.check()?;
-        let mut maker = FileMaker::new(&cfg, position_start);
-        match maker.prepare_directory_and_first().await {
-            Ok(first) => Ok(Log::start(&cfg, position_start, maker, first)),
-            Err(fault) => Err(fault.into_failed(&cfg.name, position_start).into()),
-        }
+    pub fn create(cfg: LogConfig, position_start: u64) -> Boxed<'static, Result<Log, LogError>> {
+        Box::pin(async move {
+            cfg.check()?;
+            let mut maker = FileMaker::new(&cfg, position_start);
+            match maker.prepare_directory_and_first().await {
+                Ok(first) => Ok(Log::start(&cfg, position_start, maker, first)),
+                Err(fault) => Err(fault.into_failed(&cfg.name, position_start).into()),
+            }
+        })
     }
 
     /// Starts writing to `first`, on the current core.
@@ -178,12 +180,14 @@ impl Log {
     ///
     /// Only to be called when it is durably known, where the log's recovery will be told, that nothing before `start` is
     /// needed. Panics if `start` lies behind what the log is writing.
-    pub async fn give_back(&self, start: LogStart) -> GivenBack {
-        let given_back = self.owner.chain.give_back(start).await;
-        if self.is_disk_full() {
-            self.owner.shared.space.changed.notify_all();
-        }
-        given_back
+    pub fn give_back<'a>(&'a self, start: LogStart) -> Boxed<'a, GivenBack> {
+        Box::pin(async move {
+            let given_back = self.owner.chain.give_back(start).await;
+            if self.is_disk_full() {
+                self.owner.shared.space.changed.notify_all();
+            }
+            given_back
+        })
     }
 
     /// What ended the log, or another one of its [`LogGroup`](super::LogGroup), if it did not end by [`Log::close`].

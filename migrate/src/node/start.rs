@@ -10,7 +10,7 @@ use lockgate_engine::{Engine, Gate, Slot, Version};
 use lockgate_net::link::{FORMAT, Hello, Link, LinkError, Purpose};
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
-use lockgate_runtime::{Event, TcpListener};
+use lockgate_runtime::{Boxed, Event, TcpListener};
 
 use super::control_store;
 use super::driver::Driver;
@@ -123,56 +123,58 @@ impl NodeBuilder {
 
     /// Starts the node. Must be awaited on core 0 of the engine's runtime. A node without a cluster serves nothing and
     /// waits for an administrator's [`AdminRequest::Form`] or [`AdminRequest::Join`].
-    pub async fn start(self) -> Result<Node, StartError> {
-        let bind_error = |error| StartError::Bind { addr: self.link, error };
-        let listener = TcpListener::bind(self.link).await.map_err(bind_error)?;
-        let link_addr = listener.local_addr();
-        let (inbox, driver_inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
-        let shared = Arc::new(Shared {
-            engine: self.engine,
-            config: self.config,
-            link_addr,
-            identity: OnceLock::new(),
-            map: ArcSwapOption::empty(),
-            map_changed: Event::new(),
-            leader: AtomicU32::new(0),
-            reach: Mutex::default(),
-            acks: ReplicaAcks::default(),
-            has_left: AtomicBool::new(false),
-            is_prepared: AtomicBool::new(false),
-            watermarks: Watermarks::default(),
-            marks: ReplicaMarks::default(),
-            freshness: Freshness::default(),
-            lease_until_ns: AtomicU64::new(0),
-            fences: AtomicU64::new(0),
-            is_fenced: AtomicBool::new(false),
-            in_sync: AtomicUsize::new(0),
-            lease_changed: Event::new(),
-            feeds: Mutex::default(),
-            progress: Mutex::default(),
-            job_times: TimesOfJobs::default(),
-            inbox,
-            driver_inbox: Mutex::new(Some(driver_inbox)),
-            stop: lockgate_net::Stop::new(),
-            stopped: lockgate_net::Stop::new(),
-            failure: OnceLock::new(),
-        });
-        shared.engine.set_stable_watermarks(Arc::new(Stable(Arc::downgrade(&shared))));
-        if let Some(genesis) = control_store::load_genesis(&shared.engine).await? {
-            run(&shared, genesis).await?;
-        }
-        for core in 1..shared.engine.runtime().cores() {
-            let shared = Arc::clone(&shared);
-            let runtime = shared.engine.runtime().clone();
-            runtime.spawn_on(core, move || async move {
-                match TcpListener::bind(link_addr).await {
-                    Ok(listener) => serve_links(shared, listener).await,
-                    Err(error) => tracing::error!(core, %link_addr, %error, "this core takes no links"),
-                }
+    pub fn start(self) -> Boxed<'static, Result<Node, StartError>> {
+        Box::pin(async move {
+            let bind_error = |error| StartError::Bind { addr: self.link, error };
+            let listener = TcpListener::bind(self.link).await.map_err(bind_error)?;
+            let link_addr = listener.local_addr();
+            let (inbox, driver_inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
+            let shared = Arc::new(Shared {
+                engine: self.engine,
+                config: self.config,
+                link_addr,
+                identity: OnceLock::new(),
+                map: ArcSwapOption::empty(),
+                map_changed: Event::new(),
+                leader: AtomicU32::new(0),
+                reach: Mutex::default(),
+                acks: ReplicaAcks::default(),
+                has_left: AtomicBool::new(false),
+                is_prepared: AtomicBool::new(false),
+                watermarks: Watermarks::default(),
+                marks: ReplicaMarks::default(),
+                freshness: Freshness::default(),
+                lease_until_ns: AtomicU64::new(0),
+                fences: AtomicU64::new(0),
+                is_fenced: AtomicBool::new(false),
+                in_sync: AtomicUsize::new(0),
+                lease_changed: Event::new(),
+                feeds: Mutex::default(),
+                progress: Mutex::default(),
+                job_times: TimesOfJobs::default(),
+                inbox,
+                driver_inbox: Mutex::new(Some(driver_inbox)),
+                stop: lockgate_net::Stop::new(),
+                stopped: lockgate_net::Stop::new(),
+                failure: OnceLock::new(),
             });
-        }
-        lockgate_runtime::spawn(serve_links(Arc::clone(&shared), listener));
-        Ok(Node { shared })
+            shared.engine.set_stable_watermarks(Arc::new(Stable(Arc::downgrade(&shared))));
+            if let Some(genesis) = control_store::load_genesis(&shared.engine).await? {
+                run(&shared, genesis).await?;
+            }
+            for core in 1..shared.engine.runtime().cores() {
+                let shared = Arc::clone(&shared);
+                let runtime = shared.engine.runtime().clone();
+                runtime.spawn_on(core, move || async move {
+                    match TcpListener::bind(link_addr).await {
+                        Ok(listener) => serve_links(shared, listener).await,
+                        Err(error) => tracing::error!(core, %link_addr, %error, "this core takes no links"),
+                    }
+                });
+            }
+            lockgate_runtime::spawn(serve_links(Arc::clone(&shared), listener));
+            Ok(Node { shared })
+        })
     }
 }
 
@@ -250,25 +252,28 @@ async fn run(shared: &Arc<Shared>, genesis: Genesis) -> Result<(), StartError> {
 }
 
 /// Asks the node at `addr` one thing. For tools: the caller is no node.
-pub async fn admin(
+pub fn admin<'a>(
     addr: SocketAddr,
-    request: &AdminRequest,
+    request: &'a AdminRequest,
     limit: Duration,
-) -> Result<AdminReply, LinkError> {
-    let mine = Hello {
-        cluster: [0; 16],
-        node: 0,
-        directory: [0; 16],
-        boot: 0,
-        purpose: Purpose::Admin,
-        format: FORMAT,
-    };
-    let (sender, mut receiver, peer) = Link::connect(addr, mine, limit).await?;
-    sender.send(KIND_MESSAGE, parts(request)).await?;
-    let answer = lockgate_runtime::timeout(limit, receiver.recv()).await;
-    let message =
-        answer.unwrap_or_else(|_| Err(sender.failure().unwrap_or_else(|| timed_out(&sender, limit))))?;
-    decode(&message.payload).or_else(|error| Ok(AdminReply::Refused(format!("node {}: {error}", peer.node))))
+) -> Boxed<'a, Result<AdminReply, LinkError>> {
+    Box::pin(async move {
+        let mine = Hello {
+            cluster: [0; 16],
+            node: 0,
+            directory: [0; 16],
+            boot: 0,
+            purpose: Purpose::Admin,
+            format: FORMAT,
+        };
+        let (sender, mut receiver, peer) = Link::connect(addr, mine, limit).await?;
+        sender.send(KIND_MESSAGE, parts(request)).await?;
+        let answer = lockgate_runtime::timeout(limit, receiver.recv()).await;
+        let message =
+            answer.unwrap_or_else(|_| Err(sender.failure().unwrap_or_else(|| timed_out(&sender, limit))))?;
+        decode(&message.payload)
+            .or_else(|error| Ok(AdminReply::Refused(format!("node {}: {error}", peer.node))))
+    })
 }
 
 fn timed_out(sender: &lockgate_net::link::LinkSender, limit: Duration) -> LinkError {

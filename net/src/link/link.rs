@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use lockgate_runtime::{TcpStream, spawn, timeout};
+use lockgate_runtime::{Boxed, TcpStream, spawn, timeout};
 
 use super::error::{LinkError, Peer};
 use super::frame::{FrameEncoder, MESSAGE_BYTES_MAX, Message};
@@ -25,21 +25,24 @@ pub struct Link;
 impl Link {
     /// Connects to a node and introduces this one as `mine`. Returns the halves of the link, and who the peer is.
     /// All of it takes at most `limit`.
-    pub async fn connect(
+    pub fn connect(
         addr: SocketAddr,
         mine: Hello,
         limit: Duration,
-    ) -> Result<(LinkSender, LinkReceiver, Hello), LinkError> {
-        let peer = Peer { addr, node: None };
-        let handshake = async {
-            let stream = TcpStream::connect(addr).await.map_err(|error| LinkError::connect(peer, &error))?;
-            let mut handshake = Handshake::new(stream, peer);
-            handshake.send(KIND_HELLO, &mine.encode()).await?;
-            let answer = handshake.recv().await?;
-            let hello = handshake.check_answer(&mine, &answer)?;
-            Ok(handshake.finish(hello))
-        };
-        within(peer, limit, handshake).await
+    ) -> Boxed<'static, Result<(LinkSender, LinkReceiver, Hello), LinkError>> {
+        Box::pin(async move {
+            let peer = Peer { addr, node: None };
+            let handshake = async {
+                let stream =
+                    TcpStream::connect(addr).await.map_err(|error| LinkError::connect(peer, &error))?;
+                let mut handshake = Handshake::new(stream, peer);
+                handshake.send(KIND_HELLO, &mine.encode()).await?;
+                let answer = handshake.recv().await?;
+                let hello = handshake.check_answer(&mine, &answer)?;
+                Ok(handshake.finish(hello))
+            };
+            within(peer, limit, handshake).await
+        })
     }
 
     /// Takes an accepted connection: `decide` sees who the peer says to be, and answers with this node's Hello, or

@@ -23,8 +23,9 @@ use std::time::Duration;
 pub use backup::Backups;
 use lockgate_engine::Slot;
 use lockgate_migrate::{Dependency, Node, OpError};
-use lockgate_net::resp::{Flow, Reply, Request, Service};
+use lockgate_net::resp::{self, Flow, Limits, Reply, Request, Service};
 use lockgate_runtime::sync::Arc;
+use lockgate_runtime::{Boxed, TcpListener};
 
 /// The longest that a request waits for its slot before the client is told to try again.
 pub const PARK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +63,15 @@ impl Commands {
     /// Has these commands write backups where, and beside which, others of the same node do.
     pub fn with_backups(self, backups: Arc<Backups>) -> Self {
         Self { backups, ..self }
+    }
+
+    /// Serves the connections of `listener` until the node stops and the last of its clients is gone. On the core on which
+    /// these commands were made.
+    pub fn serve(self, listener: TcpListener, limits: Limits) -> Boxed<'static, ()> {
+        Box::pin(async move {
+            let stop = self.node.stopping();
+            resp::serve(listener, Rc::new(self), stop, limits).await;
+        })
     }
 
     /// Runs `operation` until it is no longer refused for a reason that passes: a frozen slot, a slot about to be served,

@@ -16,7 +16,7 @@ use lockgate::service::Commands;
 use lockgate_engine::{Engine, Slot};
 use lockgate_migrate::control::{ClusterMap, NodeId};
 use lockgate_migrate::{AckPolicy, Node, Times};
-use lockgate_net::resp::{self, Limits};
+use lockgate_net::resp::Limits;
 use lockgate_runtime::sim::Control;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::{Event, Runtime, TcpListener};
@@ -294,10 +294,7 @@ async fn serve(
         let (node, limits) = (node.clone(), limits.clone());
         runtime.spawn_on(core, move || async move {
             match TcpListener::bind(listen).await {
-                Ok(listener) => {
-                    let (stop, commands) = (node.stopping(), Rc::new(Commands::new(node)));
-                    resp::serve(listener, commands, stop, limits).await;
-                }
+                Ok(listener) => Commands::new(node).serve(listener, limits).await,
                 Err(error) => tracing::error!(core, %listen, %error, "this core takes no clients"),
             }
         });

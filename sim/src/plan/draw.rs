@@ -10,6 +10,10 @@ use crate::random::Random;
 const FAULTS_MS: (u64, u64) = (1_500, 4_000);
 /// What a failover to another node takes is added to it, where runs are about that.
 const FAILOVERS_MS: u64 = 2_500;
+/// The longest that a client thinks between two operations, in microseconds.
+const THINK_US: [u64; 3] = [2_000, 10_000, 40_000];
+/// The same where runs are about failovers: what an operation costs to simulate goes into more runs, and so more failovers.
+const THINK_US_OF_FAILOVERS: [u64; 3] = [4_000, 15_000, 40_000];
 /// Clocks that run apart faster than any bound that nodes may be given.
 const WILD_PPM: [i32; 4] = [-400_000, -250_000, 250_000, 400_000];
 
@@ -89,7 +93,7 @@ fn draw_load(random: &mut Random, scenario: Scenario) -> Load {
     Load {
         clients: random.between(2, 6) as usize,
         keys: if expires { 8 } else { random.between(3, 24) as usize },
-        think_us_max: random.pick(&[2_000, 10_000, 40_000]),
+        think_us_max: random.pick(if fails_over(scenario) { &THINK_US_OF_FAILOVERS } else { &THINK_US }),
         patience_ms: random.pick(&[300, 2_000, 8_000]),
         value_bytes_max: random.pick(&[24, 200, 5_000]),
         weights,
