@@ -34,7 +34,7 @@ mod watermark;
 
 use std::pin::Pin;
 
-pub use buf::IoBuf;
+pub use buf::{IoBuf, give_back_memory};
 pub use context::{core_index, current, now_ns, os_boot_id, random_u64, spawn, unix_ms};
 pub use error::{Elapsed, Failed, OnCoreThread, RuntimeError, WaitError};
 pub use event::{Event, Listen};

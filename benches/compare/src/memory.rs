@@ -1,13 +1,29 @@
 //! What this process has in memory, and what the machine has left, as the system counts.
 
-use std::fs;
 use std::path::Path;
+use std::time::Duration;
+use std::{fs, thread};
 
 use crate::failure::{During, Failure};
 
 /// The memory of this process that is resident now, in bytes. Exact, unlike the figure in `/proc/self/status`.
 pub fn resident_bytes() -> Result<u64, Failure> {
     field_of("/proc/self/smaps_rollup", "Rss:")
+}
+
+/// As [`resident_bytes`], when it does not change any more: merging, and giving memory back, go on after the last operation.
+pub fn settled_resident_bytes() -> Result<u64, Failure> {
+    const LOOKS_MAX: usize = 50;
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+    let mut bytes = resident_bytes()?;
+    for _ in 0..LOOKS_MAX {
+        thread::sleep(BETWEEN_LOOKS);
+        let before = std::mem::replace(&mut bytes, resident_bytes()?);
+        if before == bytes {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 /// The memory that could be taken without swapping, in bytes.

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
-use lockgate_runtime::{Event, Reached, Watermark};
+use lockgate_runtime::{Event, Reached, Watermark, give_back_memory};
 
 use super::desk::Desk;
 use super::error::{LogError, LogFailed, StopCause};
@@ -32,6 +32,9 @@ pub(super) const BATCH_PAYLOAD_BYTES_TARGET: usize = 1 << 20;
 pub(super) const LARGE_FRAME_BYTES: usize = 64 << 10;
 /// Buffers of written batches that are kept for new ones.
 const FREE_BUFFERS_MAX: usize = 4;
+/// What a buffer keeps of its memory when there is nothing to write: more than that took a burst, and small batches never
+/// pay for new pages.
+const KEPT_BYTES: usize = 64 << 10;
 /// Capacity of a collecting batch's buffer: it never grows under the lock.
 const BATCH_BUFFER_BYTES: usize = BATCH_HEADER_BYTES + BATCH_PAYLOAD_BYTES_TARGET + SECTOR_BYTES;
 
@@ -88,8 +91,9 @@ impl Batch {
 pub(super) enum Rest {
     /// Something came in between: go on.
     Work(Desk),
-    /// Sleep until notified; whoever brings work will notify. The desk lies where threads find it.
-    Idle,
+    /// Sleep until notified; whoever brings work will notify. The desk lies where threads find it. The buffers were filled by
+    /// what came before: [`Shared::put_spare`] takes them back without their memory.
+    Idle(Vec<Vec<u8>>),
     /// The log is being closed and everything is written.
     Close(Desk),
 }
@@ -104,6 +108,8 @@ enum Phase {
 struct Collecting {
     queue: VecDeque<Batch>,
     free: Vec<Vec<u8>>,
+    /// One of `free` has had more than [`KEPT_BYTES`] in it.
+    is_free_filled: bool,
     appended: u64,
     writer_idle: bool,
     /// While nobody writes.
@@ -167,6 +173,7 @@ impl Shared {
             collecting: Mutex::new(Collecting {
                 queue: VecDeque::new(),
                 free: Vec::new(),
+                is_free_filled: false,
                 appended: start,
                 writer_idle: false,
                 desk: None,
@@ -402,8 +409,14 @@ impl Shared {
         if buffer.capacity() == BATCH_BUFFER_BYTES {
             let mut collecting = self.collecting.lock();
             if collecting.free.len() < FREE_BUFFERS_MAX {
+                collecting.is_free_filled |= buffer.len() > KEPT_BYTES;
                 collecting.free.push(buffer);
+                return;
             }
+            drop(collecting);
+            // The allocator may keep what it is given.
+            let mut buffer = buffer;
+            give_back_memory(&mut buffer, 0);
         }
     }
 
@@ -431,7 +444,21 @@ impl Shared {
         }
         collecting.desk = Some(desk);
         collecting.writer_idle = true;
-        Rest::Idle
+        Rest::Idle(match std::mem::take(&mut collecting.is_free_filled) {
+            true => std::mem::take(&mut collecting.free),
+            false => Vec::new(),
+        })
+    }
+
+    /// Takes buffers back for new batches, without their memory.
+    pub(super) fn put_spare(&self, mut buffers: Vec<Vec<u8>>) {
+        if buffers.is_empty() {
+            return;
+        }
+        buffers.iter_mut().for_each(|buffer| give_back_memory(buffer, KEPT_BYTES));
+        let mut collecting = self.collecting.lock();
+        let room = FREE_BUFFERS_MAX.saturating_sub(collecting.free.len());
+        collecting.free.extend(buffers.drain(..room.min(buffers.len())));
     }
 
     fn has_work(&self, collecting: &Collecting) -> bool {

@@ -125,7 +125,8 @@ impl Writer {
                     }
                     desk
                 }
-                Rest::Idle => {
+                Rest::Idle(filled) => {
+                    self.shared.put_spare(filled);
                     self.sleep(work, due_at_ns).await;
                     self.resume().await?
                 }

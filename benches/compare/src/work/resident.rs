@@ -15,7 +15,7 @@ use super::lanes::Lane;
 use crate::cli::MemoryOrder;
 use crate::failure::{During, Failure};
 use crate::keys::WorkingSet;
-use crate::memory::{available_bytes, disk_free_bytes, resident_bytes};
+use crate::memory::{available_bytes, disk_free_bytes, settled_resident_bytes};
 use crate::report::{ENGINE_ISSUE, Goal, Report};
 use crate::subjects::{
     Account, DashMapSubject, EngineSubject, HashBrownSubject, MOVED, Map, MapKind, PapayaSubject, Settings,
@@ -31,7 +31,7 @@ const OVERWRITTEN_VALUE_BYTES: usize = 100;
 const OVERWRITES: u32 = 20;
 /// What memory may be after that, against a fresh load.
 const GROWTH_MAX: f64 = 1.35;
-/// What the engine's log may hold unwritten here: its buffers are not what keys take, but they are resident memory.
+/// What the engine's log may hold unwritten here: its buffers are resident memory while they are full.
 const LOG_UNWRITTEN_BYTES_MAX: u64 = 4 << 20;
 /// What a key takes beside its value, at most: in memory, and in a log.
 const KEY_MEMORY_BYTES: u64 = 250;
@@ -200,11 +200,11 @@ fn fill<M: Map>(
 ) -> Result<Found, Failure> {
     // Before the first figure: it is there all the time.
     let set = WorkingSet::new(order.keys, order.value_bytes);
-    let before_bytes = resident_bytes()?;
+    let before_bytes = settled_resident_bytes()?;
     let mut map = open(&order.dir)?;
-    let empty_bytes = resident_bytes()?;
+    let empty_bytes = settled_resident_bytes()?;
     map.load(&set)?;
-    let loaded_bytes = resident_bytes()?.saturating_sub(empty_bytes);
+    let loaded_bytes = settled_resident_bytes()?.saturating_sub(empty_bytes);
     let mut value = set.blank();
     for time in 0..order.overwrites {
         for (key, next) in set.drawn_pairs(time.into(), set.len()) {
@@ -216,7 +216,7 @@ fn fill<M: Map>(
     Ok(Found {
         empty_bytes: empty_bytes.saturating_sub(before_bytes),
         loaded_bytes,
-        overwritten_bytes: resident_bytes()?.saturating_sub(empty_bytes),
+        overwritten_bytes: settled_resident_bytes()?.saturating_sub(empty_bytes),
         account: map.account().unwrap_or_default(),
     })
 }
