@@ -9,21 +9,22 @@ use rustix::mm::{Advice, madvise};
 
 use crate::sync::Arc;
 
-/// A multiple of every size that Linux has pages of, the huge ones apart.
-const PAGES_BYTES: usize = 64 << 10;
+/// The longest that a page of Linux is, huge ones apart.
+const PAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Empties a buffer and gives its memory back to the system, except for what lies in its first `kept_bytes`. The buffer keeps
-/// its capacity: what is written later takes memory again, page by page.
+/// Empties a buffer and gives its memory back to the system, except for its first `kept_bytes` and what does not fill a page at
+/// either end. The buffer keeps its capacity: what is written later takes memory again, page by page.
 pub fn give_back_memory(buffer: &mut Vec<u8>, kept_bytes: usize) {
     buffer.clear();
     let Some(room) = buffer.spare_capacity_mut().get_mut(kept_bytes..) else { return };
-    let start = room.as_ptr().align_offset(PAGES_BYTES);
-    let bytes = room.len().saturating_sub(start) / PAGES_BYTES * PAGES_BYTES;
+    let start = room.as_ptr().align_offset(PAGE_BYTES_MAX);
+    let bytes = room.len().saturating_sub(start) / PAGE_BYTES_MAX * PAGE_BYTES_MAX;
     if bytes == 0 {
         return;
     }
     let pages = room[start..].as_mut_ptr();
-    // SAFETY: these bytes are borrowed here alone, and hold nothing that was initialised: they may become any others.
+    // SAFETY: whole pages, all of them in the buffer's room: borrowed here alone, and nothing there counts as initialised, so
+    // that the bytes may become any others.
     if let Err(error) = unsafe { madvise(pages.cast(), bytes, Advice::LinuxDontNeed) } {
         tracing::debug!(%error, "a buffer's memory could not be given back to the system");
     }
@@ -79,14 +80,46 @@ unsafe impl IoBuf for Box<dyn IoBuf> {
 mod tests {
     use super::*;
 
+    fn page_bytes() -> usize {
+        // SAFETY: a question about a constant of the system.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap()
+    }
+
+    /// How many of the pages that lie in a buffer's memory the system has backed.
+    fn resident_pages(buffer: &Vec<u8>) -> usize {
+        let first = buffer.as_ptr().align_offset(page_bytes());
+        let mut pages = vec![0u8; (buffer.capacity() - first) / page_bytes()];
+        // SAFETY: a question about whole pages of the buffer's memory, with room for the answer about each.
+        let asked = unsafe {
+            let start = buffer.as_ptr().add(first).cast_mut().cast();
+            libc::mincore(start, pages.len() * page_bytes(), pages.as_mut_ptr())
+        };
+        assert_eq!(asked, 0, "{}", std::io::Error::last_os_error());
+        pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
     #[test]
-    fn a_buffer_whose_memory_was_given_back_is_one_like_others() {
-        for (capacity, kept_bytes) in
-            [(0, 0), (100, 200), (PAGES_BYTES, 0), (5 * PAGES_BYTES + 7, PAGES_BYTES)]
+    fn memory_is_given_back_but_for_what_is_kept() {
+        let (bytes, kept_bytes) = (4 << 20, 256 << 10);
+        let mut buffer = vec![1u8; bytes];
+        assert!(resident_pages(&buffer) >= bytes / page_bytes() - 1);
+        give_back_memory(&mut buffer, kept_bytes);
+        assert!(buffer.is_empty() && buffer.capacity() >= bytes);
+        let kept = resident_pages(&buffer) * page_bytes();
+        assert!(
+            (kept_bytes - page_bytes()..kept_bytes + 2 * PAGE_BYTES_MAX).contains(&kept),
+            "{kept} bytes stay"
+        );
+        buffer.resize(bytes, 2);
+        assert!(buffer.iter().all(|byte| *byte == 2));
+    }
+
+    #[test]
+    fn short_buffers_have_nothing_to_give() {
+        for (capacity, kept_bytes) in [(0, 0), (100, 200), (PAGE_BYTES_MAX, 0), (PAGE_BYTES_MAX, usize::MAX)]
         {
             let mut buffer = vec![1u8; capacity];
             give_back_memory(&mut buffer, kept_bytes);
-            assert!(buffer.is_empty() && buffer.capacity() >= capacity);
             buffer.resize(capacity, 2);
             assert!(buffer.iter().all(|byte| *byte == 2), "{capacity} bytes of room, {kept_bytes} kept");
         }

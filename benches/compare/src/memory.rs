@@ -11,15 +11,18 @@ pub fn resident_bytes() -> Result<u64, Failure> {
     field_of("/proc/self/smaps_rollup", "Rss:")
 }
 
-/// As [`resident_bytes`], when it does not change any more: merging, and giving memory back, go on after the last operation.
+/// As [`resident_bytes`], when it has not changed for two seconds, or after twenty: merging, and giving memory back, go on after
+/// the last operation.
 pub fn settled_resident_bytes() -> Result<u64, Failure> {
-    const LOOKS_MAX: usize = 50;
+    const LOOKS_MAX: usize = 200;
+    const EQUAL_LOOKS: usize = 20;
     const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
-    let mut bytes = resident_bytes()?;
+    let (mut bytes, mut equal_looks) = (resident_bytes()?, 0);
     for _ in 0..LOOKS_MAX {
         thread::sleep(BETWEEN_LOOKS);
         let before = std::mem::replace(&mut bytes, resident_bytes()?);
-        if before == bytes {
+        equal_looks = if before == bytes { equal_looks + 1 } else { 0 };
+        if equal_looks == EQUAL_LOOKS {
             break;
         }
     }

@@ -31,9 +31,8 @@ pub(super) const BATCH_PAYLOAD_BYTES_TARGET: usize = 1 << 20;
 /// Frames larger than this get a batch of their own, copied outside of the lock.
 pub(super) const LARGE_FRAME_BYTES: usize = 64 << 10;
 /// Buffers of written batches that are kept for new ones.
-const FREE_BUFFERS_MAX: usize = 4;
-/// What a buffer keeps of its memory when there is nothing to write: more than that took a burst, and small batches never
-/// pay for new pages.
+const FREE_BUFFERS_MAX: usize = 8;
+/// What a free buffer keeps of its memory after a burst, in whole pages: small batches never pay for new ones.
 const KEPT_BYTES: usize = 64 << 10;
 /// Capacity of a collecting batch's buffer: it never grows under the lock.
 const BATCH_BUFFER_BYTES: usize = BATCH_HEADER_BYTES + BATCH_PAYLOAD_BYTES_TARGET + SECTOR_BYTES;
@@ -91,9 +90,9 @@ impl Batch {
 pub(super) enum Rest {
     /// Something came in between: go on.
     Work(Desk),
-    /// Sleep until notified; whoever brings work will notify. The desk lies where threads find it. The buffers were filled by
-    /// what came before: [`Shared::put_spare`] takes them back without their memory.
-    Idle(Vec<Vec<u8>>),
+    /// Sleep until notified; whoever brings work will notify. The desk lies where threads find it. `is_filled`: since the last
+    /// rest there was more than [`KEPT_BYTES`] in a buffer that is free now, see [`Shared::give_back_spare`].
+    Idle { is_filled: bool },
     /// The log is being closed and everything is written.
     Close(Desk),
 }
@@ -411,12 +410,7 @@ impl Shared {
             if collecting.free.len() < FREE_BUFFERS_MAX {
                 collecting.is_free_filled |= buffer.len() > KEPT_BYTES;
                 collecting.free.push(buffer);
-                return;
             }
-            drop(collecting);
-            // The allocator may keep what it is given.
-            let mut buffer = buffer;
-            give_back_memory(&mut buffer, 0);
         }
     }
 
@@ -444,21 +438,18 @@ impl Shared {
         }
         collecting.desk = Some(desk);
         collecting.writer_idle = true;
-        Rest::Idle(match std::mem::take(&mut collecting.is_free_filled) {
-            true => std::mem::take(&mut collecting.free),
-            false => Vec::new(),
-        })
+        Rest::Idle { is_filled: std::mem::take(&mut collecting.is_free_filled) }
     }
 
-    /// Takes buffers back for new batches, without their memory.
-    pub(super) fn put_spare(&self, mut buffers: Vec<Vec<u8>>) {
-        if buffers.is_empty() {
-            return;
-        }
-        buffers.iter_mut().for_each(|buffer| give_back_memory(buffer, KEPT_BYTES));
+    /// Gives the memory of free buffers back to the system. Who appends meanwhile takes new ones.
+    pub(super) fn give_back_spare(&self) {
+        let mut spare = std::mem::take(&mut self.collecting.lock().free);
+        spare.iter_mut().for_each(|buffer| give_back_memory(buffer, KEPT_BYTES));
         let mut collecting = self.collecting.lock();
-        let room = FREE_BUFFERS_MAX.saturating_sub(collecting.free.len());
-        collecting.free.extend(buffers.drain(..room.min(buffers.len())));
+        if collecting.stopped.is_none() {
+            let room = FREE_BUFFERS_MAX.saturating_sub(collecting.free.len());
+            collecting.free.extend(spare.drain(..room.min(spare.len())));
+        }
     }
 
     fn has_work(&self, collecting: &Collecting) -> bool {
@@ -512,6 +503,12 @@ impl Shared {
             "log {}: synced {synced} <= written {written} <= appended {appended} does not hold",
             self.name
         );
+    }
+
+    /// How many free buffers have the memory of what filled them.
+    #[cfg(test)]
+    pub(super) fn filled_spare(&self) -> usize {
+        self.collecting.lock().free.iter().filter(|buffer| buffer.len() > KEPT_BYTES).count()
     }
 
     #[cfg(test)]

@@ -33,6 +33,10 @@ use super::space::{Retry, Who, is_no_space};
 /// Bytes written before it is looked whether a sync is due: those who wait for it do not wait for everything queued.
 pub(super) const GROUP_BYTES: usize = 8 << 20;
 
+/// How long after a batch that filled its buffer the memory of buffers is given back: who comes again within it pays for no
+/// new pages.
+const BURSTS_APART_NS: u64 = 1_000_000_000;
+
 /// Spawns the writer and the maker of its files on the current core.
 pub(super) fn spawn(cfg: &LogConfig, shared: Arc<Shared>, maker: FileMaker, first: PreparedFile) {
     let shelf = Rc::new(Shelf::new());
@@ -56,6 +60,7 @@ pub(super) fn task(
         chain,
         _end: EndGuard(shared.clone()),
         reached: Cell::new(None),
+        give_back_at_ns: Cell::new(None),
         shared,
     };
     writer.run(Desk::new(cfg.boot, first))
@@ -73,6 +78,8 @@ struct Writer {
     /// Who waited for the last sync and is yet to be woken. To wake a sleeping thread takes long: it is done while the next
     /// batch is on its way to the disk, if there is one.
     reached: Cell<Option<Reached>>,
+    /// When buffers give their memory back, if one was filled.
+    give_back_at_ns: Cell<Option<u64>>,
 }
 
 /// Ends the log when the writer's task is dropped before its end: its core was shut down.
@@ -125,9 +132,16 @@ impl Writer {
                     }
                     desk
                 }
-                Rest::Idle(filled) => {
-                    self.shared.put_spare(filled);
-                    self.sleep(work, due_at_ns).await;
+                Rest::Idle { is_filled } => {
+                    if is_filled {
+                        self.give_back_at_ns.set(Some(now_ns() + BURSTS_APART_NS));
+                    }
+                    let at_ns = due_at_ns.into_iter().chain(self.give_back_at_ns.get()).min();
+                    self.sleep(work, at_ns).await;
+                    if self.give_back_at_ns.get().is_some_and(|at_ns| at_ns <= now_ns()) {
+                        self.give_back_at_ns.set(None);
+                        self.shared.give_back_spare();
+                    }
                     self.resume().await?
                 }
                 Rest::Close(desk) => return self.finish(desk).await,
@@ -135,7 +149,7 @@ impl Writer {
         }
     }
 
-    /// Waits for work, or until the flush interval has passed.
+    /// Waits for work, or until it is time for something.
     async fn sleep(&self, work: lockgate_runtime::Listen, due_at_ns: Option<u64>) {
         match due_at_ns {
             None => work.await,

@@ -65,8 +65,8 @@ impl Commands {
         Self { backups, ..self }
     }
 
-    /// Serves the connections of `listener` until the node stops and the last of its clients is gone. On the core on which
-    /// these commands were made.
+    /// Serves the connections of `listener` until the node stops and its clients are gone, or were cut off, see [`resp::serve`].
+    /// On the core on which these commands were made.
     pub fn serve(self, listener: TcpListener, limits: Limits) -> Boxed<'static, ()> {
         Box::pin(async move {
             let stop = self.node.stopping();

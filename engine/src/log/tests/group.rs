@@ -146,6 +146,29 @@ fn what_is_written_is_synced_after_the_flush_interval() {
 }
 
 #[test]
+fn buffers_give_their_memory_back_a_while_after_a_burst() {
+    in_simulation(|dir| async move {
+        let log = Log::create(config(&dir, 1), 0).await.expect("created");
+        let burst = async || {
+            let ends = (0..40).map(|_| append(&log, &frame(1, 40_000)));
+            log.wait_written(ends.last().expect("frames")).await.expect("written");
+        };
+        for pause in [Duration::from_millis(600), Duration::from_millis(600), Duration::from_millis(1_500)] {
+            burst().await;
+            assert!(log.shared().filled_spare() > 0);
+            lockgate_runtime::sleep(pause).await;
+            // What comes in between, and is short, does not put it off.
+            let end = append(&log, &frame(1, 10));
+            log.wait_written(end).await.expect("written");
+            let is_over = pause > Duration::from_secs(1);
+            assert_eq!(log.shared().filled_spare() == 0, is_over, "{pause:?} after a burst");
+        }
+        burst().await;
+        log.close().await.expect("closed");
+    });
+}
+
+#[test]
 fn every_group_is_synced_when_so_configured() {
     on_both(|dir| async move {
         let log =
