@@ -203,7 +203,7 @@ impl EngineBuilder {
             let number = directory.begin_boot(ends, kept).await?;
             let Meta { directory_id, kept_since, .. } = *directory.meta();
             let boot = Boot { directory_id, number, kept_since };
-            let checkpoint = base.as_ref().map_or(0, |base| base.manifest.id.number);
+            let checkpoint = base.as_ref().map_or(0, |base| base.manifest.head.id.number);
             remove_what_is_not_needed(&directory, &recovered, checkpoint).await;
             let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
             for (at, slot) in slots.iter().enumerate() {

@@ -89,12 +89,12 @@ async fn base_of(directory: &Directory, report: &mut CheckReport) -> Result<Opti
     match base {
         Ok(base) => {
             report.checkpoint = base.as_ref().map(|base| CheckpointReport {
-                number: base.manifest.id.number,
-                boot: base.manifest.boot,
-                taken_at_ms: base.manifest.taken_at_ms,
+                number: base.manifest.head.id.number,
+                boot: base.manifest.head.boot,
+                taken_at_ms: base.manifest.head.taken_at_ms,
                 slots: base.manifest.slots.len() as u64,
-                files: base.manifest.files.len() as u64,
-                bytes: base.manifest.files.iter().map(|file| file.bytes).sum(),
+                files: base.manifest.head.files.len() as u64,
+                bytes: base.manifest.head.files.iter().map(|file| file.bytes).sum(),
             });
             Ok(base)
         }

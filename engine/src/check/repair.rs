@@ -206,7 +206,9 @@ async fn known_base(dir: &Path, meta: Option<&Meta>) -> Result<Option<Base>, Che
     };
     // Without the meta file it cannot be compared with it.
     let is_known = |manifest: &Manifest| {
-        meta.is_none_or(|meta| meta.directory_id == manifest.id.directory_id && manifest.boot <= meta.boot)
+        meta.is_none_or(|meta| {
+            meta.directory_id == manifest.head.id.directory_id && manifest.head.boot <= meta.boot
+        })
     };
     Ok(manifest.filter(is_known).map(Base::new))
 }

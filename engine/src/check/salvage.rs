@@ -82,7 +82,7 @@ pub(crate) struct Damaged<'a> {
 impl Damaged<'_> {
     /// How many cores each boot had, by the files that it made; the checkpoint's boot, as it says.
     pub(crate) fn cores_by_boot(&self) -> BTreeMap<u64, usize> {
-        let first = self.base.map_or(0, |base| base.manifest.boot);
+        let first = self.base.map_or(0, |base| base.manifest.head.boot);
         let mut cores = BTreeMap::new();
         for file in self.files {
             let log = file.split('.').next().unwrap_or(file);
@@ -95,7 +95,7 @@ impl Damaged<'_> {
             }
         }
         if let Some(base) = self.base {
-            cores.insert(first, base.manifest.cores as usize);
+            cores.insert(first, base.manifest.head.cores as usize);
         }
         cores
     }

@@ -15,7 +15,7 @@ use lockgate_runtime::sync::{Arc, Mutex};
 use lockgate_runtime::{Event, Runtime, mutation, now_ns};
 
 use super::files::{SwapFailed, data_file_name, io_error, remove_attempt, remove_leftovers, swap_manifest};
-use super::format::{CheckpointId, DataHeader, LogFrom, MANIFEST_BYTES_MAX, Manifest, SlotEntry};
+use super::format::{CheckpointId, DataHeader, EncodedSlots, LogFrom, MANIFEST_BYTES_MAX, ManifestHead};
 use super::writer::{CorePart, CoreTask, Stop, write_core};
 use super::{
     CHECKPOINT_LOG_PER_DATA, CheckpointConfig, CheckpointError, CheckpointStats, CheckpointsStats, RETRY_MAX,
@@ -234,7 +234,7 @@ impl Checkpointer {
         };
         create_dir_durably(dir).await.map_err(io_error("creating the folder", dir))?;
         let (logs, noted) = self.note_logs();
-        let mut manifest = Manifest {
+        let mut head = ManifestHead {
             id: CheckpointId {
                 directory_id: self.scope.directory_id,
                 number,
@@ -245,10 +245,9 @@ impl Checkpointer {
             taken_at_ms: lockgate_runtime::unix_ms(),
             logs,
             files: Vec::new(),
-            slots: Vec::new(),
         };
-        let bytes = match self.complete(&mut manifest).await {
-            Ok(bytes) => bytes,
+        let (slots, bytes) = match self.complete(&mut head).await {
+            Ok(written) => written,
             Err(SwapFailed::Before(error)) => {
                 remove_attempt(dir, number).await;
                 return Err(error);
@@ -256,10 +255,10 @@ impl Checkpointer {
             Err(SwapFailed::Unsure(error)) => return Err(error),
         };
         self.state.lock().replayed_from = noted;
-        self.give_back(&manifest).await;
+        self.give_back(&head.logs).await;
         remove_leftovers(dir, number).await;
         let duration_us = (now_ns() - started_ns) / 1_000;
-        Ok(CheckpointStats { number, slots: manifest.slots.len() as u64, bytes, duration_us })
+        Ok(CheckpointStats { number, slots, bytes, duration_us })
     }
 
     /// Where every log is to be replayed from, and the sum of the positions.
@@ -271,33 +270,29 @@ impl Checkpointer {
         (logs, noted)
     }
 
-    /// Writes the slots, and makes the manifest the directory's. Returns the length of all files.
-    async fn complete(&self, manifest: &mut Manifest) -> Result<u64, SwapFailed> {
-        let parts = self.write_parts(manifest.id).await.map_err(SwapFailed::Before)?;
-        let marks = end_positions(&parts);
-        for (at, part) in parts.into_iter().enumerate() {
-            manifest.files.push(part.file);
-            manifest.slots.extend(part.slots.into_iter().map(|entry| SlotEntry { file: at as u16, ..entry }));
-        }
-        manifest.slots.sort_unstable_by_key(|entry| entry.image.slot);
+    /// Writes the slots, and makes the manifest the directory's. Returns how many slots there are, and the length of all files.
+    async fn complete(&self, head: &mut ManifestHead) -> Result<(u64, u64), SwapFailed> {
+        let parts = self.write_parts(head.id).await.map_err(SwapFailed::Before)?;
         // What the slots have must be in the logs, too: a log that ended before would give their positions anew.
-        for ((log, mark), from) in self.scope.logs.iter().zip(marks).zip(&manifest.logs) {
+        for ((log, part), from) in self.scope.logs.iter().zip(&parts).zip(&head.logs) {
             if mutation!("manifest-before-log-sync") {
                 break;
             }
-            let synced = log.wait_synced(mark.max(LogPosition(from.start.position))).await;
+            let synced = log.wait_synced(part.end.max(LogPosition(from.start.position))).await;
             synced.map_err(|failed| SwapFailed::Before(failed.into()))?;
         }
         if mutation!("log-given-back-before-manifest") {
-            self.give_back(manifest).await;
+            self.give_back(&head.logs).await;
         }
-        let bytes = manifest.encode();
-        if bytes.len() > MANIFEST_BYTES_MAX {
-            return Err(SwapFailed::Before(CheckpointError::TooLarge { bytes: bytes.len() }));
+        let lists: Vec<EncodedSlots>;
+        (head.files, lists) = parts.into_iter().map(|part| (part.file, part.slots)).unzip();
+        let bytes = head.bytes_with(&lists);
+        if bytes > MANIFEST_BYTES_MAX {
+            return Err(SwapFailed::Before(CheckpointError::TooLarge { bytes }));
         }
-        let length = bytes.len() as u64 + manifest.files.iter().map(|file| file.bytes).sum::<u64>();
-        swap_manifest(&self.scope.dir, bytes).await?;
-        Ok(length)
+        swap_manifest(&self.scope.dir, head.pieces_with(&lists)).await?;
+        let slots = lists.iter().map(EncodedSlots::len).sum::<usize>() as u64;
+        Ok((slots, bytes as u64 + head.files.iter().map(|file| file.bytes).sum::<u64>()))
     }
 
     /// Has every core write its slots.
@@ -345,13 +340,13 @@ impl Checkpointer {
     }
 
     /// Gives back what of the logs lies before the checkpoint.
-    async fn give_back(&self, manifest: &Manifest) {
+    async fn give_back(&self, logs: &[LogFrom]) {
         let runtime = lockgate_runtime::current();
         let jobs: Vec<_> = self
             .scope
             .logs
             .iter()
-            .zip(&manifest.logs)
+            .zip(logs)
             .enumerate()
             .map(|(core, (log, from))| {
                 let (log, start) = (log.clone(), from.start);
@@ -362,10 +357,4 @@ impl Checkpointer {
             let _what_stays_only_takes_room = job.done().await;
         }
     }
-}
-
-/// Per core, the end of the last frame that any of its slots has.
-fn end_positions(parts: &[CorePart]) -> Vec<LogPosition> {
-    let end_of = |part: &CorePart| part.slots.iter().map(|entry| entry.image.position).max();
-    parts.iter().map(|part| end_of(part).unwrap_or_default()).collect()
 }

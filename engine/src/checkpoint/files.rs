@@ -62,9 +62,12 @@ pub(super) enum SwapFailed {
 /// Puts a new manifest in the place of the one before, durably. All that it names is on the disk, except for the names of
 /// the files beside it: those were made before the manifest is renamed, a directory's changes reach the disk in their order,
 /// and the last sync here is for all of them.
-pub(super) async fn swap_manifest(dir: &Path, bytes: Vec<u8>) -> Result<(), SwapFailed> {
+pub(super) async fn swap_manifest(
+    dir: &Path,
+    pieces: impl Iterator<Item = Vec<u8>>,
+) -> Result<(), SwapFailed> {
     let (next, manifest) = (dir.join(NEXT_MANIFEST_FILE), dir.join(MANIFEST_FILE));
-    prepare(&next, bytes).await.map_err(SwapFailed::Before)?;
+    prepare(&next, pieces).await.map_err(SwapFailed::Before)?;
     fs::rename(&next, &manifest).await.map_err(io_error("renaming", &next)).map_err(SwapFailed::Before)?;
     if mutation!("unsynced-manifest-name") {
         return Ok(());
@@ -72,13 +75,18 @@ pub(super) async fn swap_manifest(dir: &Path, bytes: Vec<u8>) -> Result<(), Swap
     fs::sync_dir(dir).await.map_err(io_error("syncing", dir)).map_err(SwapFailed::Unsure)
 }
 
-async fn prepare(next: &Path, bytes: Vec<u8>) -> Result<(), CheckpointError> {
+async fn prepare(next: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> Result<(), CheckpointError> {
     // Not the same file again: its sync may have failed.
     if fs::exists(next).await {
         fs::remove_file(next).await.map_err(io_error("removing", next))?;
     }
     let file = create(next).await?;
-    file.write_all_at(bytes, 0).await.0.map_err(io_error("writing", next))?;
+    let mut written = 0;
+    for piece in pieces {
+        let end = written + piece.len() as u64;
+        file.write_all_at(piece, written).await.0.map_err(io_error("writing", next))?;
+        written = end;
+    }
     if !mutation!("unsynced-manifest") {
         file.sync_data().await.map_err(io_error("syncing", next))?;
     }

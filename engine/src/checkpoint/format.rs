@@ -9,6 +9,8 @@
 //!
 //! Nothing here touches files.
 
+use std::iter;
+
 use crate::log::{LogPosition, LogStart};
 use crate::record::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES};
 pub use crate::slot::image::SlotImage;
@@ -25,6 +27,10 @@ const MANIFEST_MAGIC: [u8; 8] = *b"LGCHKMAN";
 const DATA_MAGIC: [u8; 8] = *b"LGCHKDAT";
 const CRC_BYTES: usize = 4;
 const MANIFEST_HEADER_BYTES: usize = 80;
+const LOG_BYTES: usize = 32;
+const FILE_BYTES: usize = 16;
+/// About what is encoded of a manifest at once.
+const PIECE_BYTES: usize = 64 << 10;
 const TRUNCATED: u32 = 1;
 
 /// Whose data a checkpoint has: in its manifest, and again in each of its data files.
@@ -85,9 +91,9 @@ impl SlotEntry {
     }
 }
 
-/// What a checkpoint consists of.
+/// What a checkpoint consists of, but for its slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
+pub struct ManifestHead {
     /// Whose it is.
     pub id: CheckpointId,
     /// The boot that took it.
@@ -100,6 +106,13 @@ pub struct Manifest {
     pub logs: Vec<LogFrom>,
     /// Its data files.
     pub files: Vec<DataFile>,
+}
+
+/// What a checkpoint consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// All but its slots.
+    pub head: ManifestHead,
     /// Every slot that had anything, by rising number.
     pub slots: Vec<SlotEntry>,
 }
@@ -122,48 +135,120 @@ fn invalid(offset: usize, why: impl Into<String>) -> FormatFault {
     FormatFault::Invalid { offset, why: why.into() }
 }
 
+/// Slots as a manifest has them, by rising number. Decoded, a list of all slots would be thousands of small allocations.
+#[derive(Default)]
+pub(crate) struct EncodedSlots {
+    bytes: Vec<u8>,
+    /// Every slot, with where its bytes end.
+    ends: Vec<(Slot, usize)>,
+}
+
+impl EncodedSlots {
+    pub(crate) fn push(&mut self, entry: &SlotEntry) {
+        let (SlotEntry { image, file, offset, ranges }, out) = (entry, &mut self.bytes);
+        put(out, &[image.slot.number(), *file], |value| value.to_le_bytes());
+        let flags = if image.truncated_term.is_some() { TRUNCATED } else { 0 };
+        put_u32s(out, &[flags, image.history.len() as u32, ranges.len() as u32]);
+        put_u64s(out, &[*offset, image.generation.0, image.ended.0, image.term.0, image.base]);
+        for version in [image.version, image.floor, image.undo_floor] {
+            put_u64s(out, &[version.term.0, version.counter]);
+        }
+        let truncated_term = image.truncated_term.unwrap_or_default();
+        put_u64s(out, &[truncated_term.0, image.position.0, image.keys, image.digest]);
+        image.history.iter().for_each(|(term, first)| put_u64s(out, &[term.0, *first]));
+        for RangeBytes { header, bytes } in ranges {
+            put_u64s(out, &[header.term.0, header.base, *bytes]);
+        }
+        self.ends.push((image.slot, self.bytes.len()));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Slot, &[u8])> {
+        let starts = iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        starts.zip(&self.ends).map(|(start, (slot, end))| (*slot, &self.bytes[start..*end]))
+    }
+}
+
+fn put<T: Copy, const N: usize>(out: &mut Vec<u8>, values: &[T], bytes: impl Fn(T) -> [u8; N]) {
+    values.iter().for_each(|value| out.extend_from_slice(&bytes(*value)));
+}
+
+fn put_u32s(out: &mut Vec<u8>, values: &[u32]) {
+    put(out, values, u32::to_le_bytes);
+}
+
+fn put_u64s(out: &mut Vec<u8>, values: &[u64]) {
+    put(out, values, u64::to_le_bytes);
+}
+
+impl ManifestHead {
+    fn encode(&self, slots: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(PIECE_BYTES);
+        out.extend_from_slice(&MANIFEST_MAGIC);
+        put_u32s(&mut out, &[CHECKPOINT_VERSION, self.cores]);
+        out.extend_from_slice(&self.id.directory_id);
+        put_u64s(&mut out, &[self.id.number, self.boot, self.id.salt, self.taken_at_ms]);
+        put_u32s(&mut out, &[self.logs.len() as u32, self.files.len() as u32, slots as u32, 0]);
+        for LogFrom { core, start } in &self.logs {
+            put_u32s(&mut out, &[*core, start.seq]);
+            put_u64s(&mut out, &[start.boot, start.file_position, start.position]);
+        }
+        for DataFile { core, bytes } in &self.files {
+            put_u32s(&mut out, &[*core, 0]);
+            put_u64s(&mut out, &[*bytes]);
+        }
+        out
+    }
+
+    /// How long the manifest is with all these slots.
+    pub(crate) fn bytes_with(&self, lists: &[EncodedSlots]) -> usize {
+        let slots: usize = lists.iter().map(|list| list.bytes.len()).sum();
+        let (logs, files) = (self.logs.len() * LOG_BYTES, self.files.len() * FILE_BYTES);
+        MANIFEST_HEADER_BYTES + logs + files + slots + CRC_BYTES
+    }
+
+    /// The bytes of the manifest's file with all these slots, piece by piece.
+    pub(crate) fn pieces_with(&self, lists: &[EncodedSlots]) -> impl Iterator<Item = Vec<u8>> {
+        let mut next = Some(self.encode(lists.iter().map(EncodedSlots::len).sum()));
+        let mut slots = merged(lists);
+        let mut crc = 0;
+        iter::from_fn(move || {
+            let mut piece = next.take()?;
+            while piece.len() < PIECE_BYTES
+                && let Some(slot) = slots.next()
+            {
+                piece.extend_from_slice(slot);
+            }
+            crc = crc32c::crc32c_append(crc, &piece);
+            if piece.len() < PIECE_BYTES {
+                piece.extend_from_slice(&crc.to_le_bytes());
+            } else {
+                next = Some(Vec::with_capacity(PIECE_BYTES));
+            }
+            Some(piece)
+        })
+    }
+}
+
+/// The slots of all lists by rising number.
+fn merged(lists: &[EncodedSlots]) -> impl Iterator<Item = &[u8]> {
+    let mut lists: Vec<_> = lists.iter().map(|list| list.iter().peekable()).collect();
+    iter::from_fn(move || {
+        let with_slots = lists.iter_mut().filter_map(|list| Some((list.peek()?.0, list)));
+        let (_, first) = with_slots.min_by_key(|(slot, _)| *slot)?;
+        first.next().map(|(_, bytes)| bytes)
+    })
+}
+
 impl Manifest {
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MANIFEST_HEADER_BYTES + self.slots.len() * 192);
-        let u32s = |out: &mut Vec<u8>, values: &[u32]| {
-            values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
-        };
-        let u64s = |out: &mut Vec<u8>, values: &[u64]| {
-            values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
-        };
-        out.extend_from_slice(&MANIFEST_MAGIC);
-        u32s(&mut out, &[CHECKPOINT_VERSION, self.cores]);
-        out.extend_from_slice(&self.id.directory_id);
-        u64s(&mut out, &[self.id.number, self.boot, self.id.salt, self.taken_at_ms]);
-        u32s(&mut out, &[self.logs.len() as u32, self.files.len() as u32, self.slots.len() as u32, 0]);
-        for LogFrom { core, start } in &self.logs {
-            u32s(&mut out, &[*core, start.seq]);
-            u64s(&mut out, &[start.boot, start.file_position, start.position]);
-        }
-        for DataFile { core, bytes } in &self.files {
-            u32s(&mut out, &[*core, 0]);
-            u64s(&mut out, &[*bytes]);
-        }
-        for SlotEntry { image, file, offset, ranges } in &self.slots {
-            out.extend_from_slice(&image.slot.number().to_le_bytes());
-            out.extend_from_slice(&file.to_le_bytes());
-            let flags = if image.truncated_term.is_some() { TRUNCATED } else { 0 };
-            u32s(&mut out, &[flags, image.history.len() as u32, ranges.len() as u32]);
-            u64s(&mut out, &[*offset, image.generation.0, image.ended.0, image.term.0, image.base]);
-            for version in [image.version, image.floor, image.undo_floor] {
-                u64s(&mut out, &[version.term.0, version.counter]);
-            }
-            let truncated_term = image.truncated_term.unwrap_or_default();
-            u64s(&mut out, &[truncated_term.0, image.position.0, image.keys, image.digest]);
-            image.history.iter().for_each(|(term, first)| u64s(&mut out, &[term.0, *first]));
-            for RangeBytes { header, bytes } in ranges {
-                u64s(&mut out, &[header.term.0, header.base, *bytes]);
-            }
-        }
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
+        let mut slots = EncodedSlots::default();
+        self.slots.iter().for_each(|entry| slots.push(entry));
+        self.head.pieces_with(&[slots]).collect::<Vec<_>>().concat()
     }
 
     /// Reads a manifest. Needs memory in proportion to the bytes, whatever they are.
@@ -197,21 +282,23 @@ impl Manifest {
         if rest.at != content.len() {
             return Err(invalid(rest.at, "it is too long"));
         }
-        let manifest = Manifest { id, boot, cores, taken_at_ms, logs, files, slots };
+        let head = ManifestHead { id, boot, cores, taken_at_ms, logs, files };
+        let manifest = Manifest { head, slots };
         manifest.check().map_err(|why| invalid(MANIFEST_HEADER_BYTES, why))?;
         Ok(manifest)
     }
 
     /// Whether its parts fit each other.
     fn check(&self) -> Result<(), String> {
-        if !self.logs.is_sorted_by(|a, b| a.core < b.core) || !self.files.is_sorted_by(|a, b| a.core < b.core)
+        if !self.head.logs.is_sorted_by(|a, b| a.core < b.core)
+            || !self.head.files.is_sorted_by(|a, b| a.core < b.core)
         {
             return Err("its logs or its files are out of order".into());
         }
         if !self.slots.is_sorted_by(|a, b| a.image.slot < b.image.slot) {
             return Err("its slots are out of order".into());
         }
-        let mut filled = vec![DATA_HEADER_BYTES as u64; self.files.len()];
+        let mut filled = vec![DATA_HEADER_BYTES as u64; self.head.files.len()];
         for entry in &self.slots {
             let slot = entry.image.slot;
             if let Some(why) = entry.image.fault() {
@@ -238,7 +325,7 @@ impl Manifest {
                 return Err(format!("slot {slot} has more keys than its records can hold"));
             }
         }
-        if filled.iter().zip(&self.files).any(|(end, file)| *end != file.bytes) {
+        if filled.iter().zip(&self.head.files).any(|(end, file)| *end != file.bytes) {
             return Err("its slots do not fill its files".into());
         }
         Ok(())
@@ -396,5 +483,69 @@ impl Rest<'_> {
             digest,
         };
         Ok(SlotEntry { image, file, offset, ranges })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(slot: Slot, files: usize) -> SlotEntry {
+        let image = SlotImage {
+            slot,
+            generation: Generation(1),
+            ended: Generation(0),
+            term: Term(3),
+            base: 0,
+            version: Version::new(Term(3), 7),
+            floor: Version::ZERO,
+            undo_floor: Version::ZERO,
+            truncated_term: None,
+            history: vec![(Term(3), 1); slot.index() % 3],
+            position: LogPosition(9),
+            keys: 1,
+            digest: 5,
+        };
+        let range = RangeBytes { header: RangeHeader { term: Term(3), base: 0 }, bytes: 64 };
+        SlotEntry { image, file: (slot.index() % files) as u16, offset: 64, ranges: vec![range] }
+    }
+
+    fn head(files: usize) -> ManifestHead {
+        let id = CheckpointId { directory_id: [1; 16], number: 2, salt: 3 };
+        let files = (0..files).map(|core| DataFile { core: core as u32, bytes: 64 }).collect();
+        ManifestHead { id, boot: 1, cores: 1, taken_at_ms: 4, logs: vec![], files }
+    }
+
+    /// All of the manifest with these slots. Its length and its checksum are right.
+    fn joined(head: &ManifestHead, lists: &[EncodedSlots]) -> Vec<u8> {
+        let bytes = head.pieces_with(lists).collect::<Vec<_>>().concat();
+        let (content, crc) = bytes.split_last_chunk().unwrap();
+        assert_eq!(u32::from_le_bytes(*crc), crc32c::crc32c(content));
+        assert_eq!(bytes.len(), head.bytes_with(lists));
+        bytes
+    }
+
+    #[test]
+    fn slots_of_several_cores_are_those_of_one_list() {
+        for (files, slots) in [(1, 0), (1, 1), (3, 2), (3, 5_000), (5, 16_384)] {
+            let slots: Vec<SlotEntry> = Slot::all().take(slots).map(|slot| entry(slot, files)).collect();
+            let mut lists: Vec<EncodedSlots> = (0..files).map(|_| EncodedSlots::default()).collect();
+            slots.iter().for_each(|entry| lists[usize::from(entry.file)].push(entry));
+            let head = head(files);
+            assert!(head.pieces_with(&lists).all(|piece| piece.len() < PIECE_BYTES + 1_000));
+            assert!(joined(&head, &lists) == Manifest { head, slots }.encode(), "{files} files");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_fills_a_piece_leaves_the_checksum_to_the_next() {
+        let (head, mut lists) = (head(1), [EncodedSlots::default()]);
+        let mut ends_alone = false;
+        for slot in Slot::all().take(1_000) {
+            lists[0].push(&entry(slot, 1));
+            joined(&head, &lists);
+            ends_alone |= head.pieces_with(&lists).last().is_some_and(|piece| piece.len() == CRC_BYTES);
+        }
+        assert!(ends_alone);
     }
 }

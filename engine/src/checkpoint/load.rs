@@ -41,9 +41,9 @@ impl Base {
     /// Of this directory's manifest.
     pub(crate) fn of_directory(manifest: Manifest, directory: &Directory) -> Result<Base, LoadError> {
         let meta = directory.meta();
-        let why = if manifest.id.directory_id != meta.directory_id {
+        let why = if manifest.head.id.directory_id != meta.directory_id {
             "it belongs to another directory"
-        } else if manifest.boot > meta.boot {
+        } else if manifest.head.boot > meta.boot {
             "it was taken by a later boot than the meta file knows of"
         } else {
             return Ok(Base::new(manifest));
@@ -54,7 +54,7 @@ impl Base {
 
     /// The sum of the positions from which the logs are replayed.
     pub(crate) fn replayed_from(&self) -> u64 {
-        self.manifest.logs.iter().map(|log| log.start.position).sum()
+        self.manifest.head.logs.iter().map(|log| log.start.position).sum()
     }
 
     /// Of a manifest that is known to be of the directory.
@@ -68,13 +68,13 @@ impl Base {
 
     /// From where on a core's log is to be replayed. `None`: the log was made later.
     pub(crate) fn start_of(&self, core: usize) -> Option<LogStart> {
-        self.manifest.logs.iter().find(|log| log.core as usize == core).map(|log| log.start)
+        self.manifest.head.logs.iter().find(|log| log.core as usize == core).map(|log| log.start)
     }
 
     /// Whether a slot has the frame that ends at this position of a core's log. The positions of other logs are not
     /// compared: when the number of cores changed, the slot went on in another log.
     pub(crate) fn has(&self, slot: Slot, core: usize, end: u64) -> bool {
-        slot.index() % self.manifest.cores as usize == core
+        slot.index() % self.manifest.head.cores as usize == core
             && end <= self.positions[slot.index()]
             && !mutation!("checkpoint-position-not-skipped")
     }
@@ -152,7 +152,7 @@ fn divide(manifest: &Manifest, dir: &Path, cores: usize) -> Vec<Vec<Part>> {
     let share = manifest.slots.iter().map(cost).sum::<u64>() / cores as u64 + 1;
     let mut shares: Vec<Vec<Part>> = (0..cores).map(|_| Vec::new()).collect();
     let mut before = 0;
-    for (number, file) in manifest.files.iter().enumerate() {
+    for (number, file) in manifest.head.files.iter().enumerate() {
         let mut of_share = None;
         for entry in manifest.slots.iter().filter(|entry| usize::from(entry.file) == number) {
             let at = ((before / share) as usize).min(cores - 1);
@@ -160,8 +160,8 @@ fn divide(manifest: &Manifest, dir: &Path, cores: usize) -> Vec<Vec<Part>> {
             if of_share != Some(at) {
                 of_share = Some(at);
                 shares[at].push(Part {
-                    path: dir.join(data_file_name(manifest.id.number, file.core)),
-                    header: DataHeader { id: manifest.id, core: file.core },
+                    path: dir.join(data_file_name(manifest.head.id.number, file.core)),
+                    header: DataHeader { id: manifest.head.id, core: file.core },
                     file_bytes: file.bytes,
                     slots: Vec::new(),
                 });
@@ -172,8 +172,8 @@ fn divide(manifest: &Manifest, dir: &Path, cores: usize) -> Vec<Vec<Part>> {
         if of_share.is_none() {
             // It holds nothing, and must be there all the same.
             shares[0].push(Part {
-                path: dir.join(data_file_name(manifest.id.number, file.core)),
-                header: DataHeader { id: manifest.id, core: file.core },
+                path: dir.join(data_file_name(manifest.head.id.number, file.core)),
+                header: DataHeader { id: manifest.head.id, core: file.core },
                 file_bytes: file.bytes,
                 slots: Vec::new(),
             });
@@ -192,9 +192,9 @@ pub(crate) async fn load_leniently(
     let (manifest, progress) = (&base.manifest, Progress::new(0, None));
     let mut damaged = Vec::new();
     for entry in &manifest.slots {
-        let file = manifest.files[usize::from(entry.file)];
-        let path = dir.join(data_file_name(manifest.id.number, file.core));
-        let header = DataHeader { id: manifest.id, core: file.core };
+        let file = manifest.head.files[usize::from(entry.file)];
+        let path = dir.join(data_file_name(manifest.head.id.number, file.core));
+        let header = DataHeader { id: manifest.head.id, core: file.core };
         // Whatever is wrong with a file, what verifies in it is what was written.
         let opened = match open_data_file(&path, &header, file.bytes).await {
             Err(LoadError::Corrupt { .. }) => {

@@ -12,9 +12,10 @@ use lockgate_runtime::{Event, File, now_ns};
 
 use super::CheckpointError;
 use super::files::{create, io_error, sync_data};
-use super::format::{DataFile, DataHeader, RangeBytes, SlotEntry};
+use super::format::{DataFile, DataHeader, EncodedSlots, RangeBytes, SlotEntry};
 use crate::cell::SlotTable;
-use crate::slot::image::PinnedSlot;
+use crate::log::LogPosition;
+use crate::segment::SegmentRef;
 use crate::types::Slot;
 
 /// Written at once: a larger piece would hold up the core's other tasks.
@@ -24,7 +25,7 @@ const SYNC_BYTES: u64 = 4 << 20;
 /// Slots that are looked at before other tasks have their turn.
 const SLOTS_PER_TURN: usize = 32;
 
-/// What one core has to write.
+/// What one core has to write. The number of its file in the manifest is the core's.
 pub(super) struct CoreTask {
     pub(super) slots: SlotTable,
     pub(super) clustered: bool,
@@ -77,8 +78,9 @@ impl Stop {
 /// What one core has written, all of it synced.
 pub(super) struct CorePart {
     pub(super) file: DataFile,
-    /// Their `file` is for the caller to set.
-    pub(super) slots: Vec<SlotEntry>,
+    pub(super) slots: EncodedSlots,
+    /// The end, in the core's log, of the last frame that any of the slots has.
+    pub(super) end: LogPosition,
 }
 
 /// Writes the slots of one core. To be run there.
@@ -103,19 +105,22 @@ async fn write_slots(task: CoreTask) -> Result<CorePart, CheckpointError> {
         stop: task.stop,
     };
     out.append(&task.header.encode()).await?;
-    let mut slots = Vec::new();
+    let (mut slots, mut end) = (EncodedSlots::default(), LogPosition::default());
     let own = Slot::all().filter(|slot| slot.index() % task.cores == task.core);
     for (turn, slot) in own.enumerate() {
         if turn % SLOTS_PER_TURN == 0 {
             lockgate_runtime::yield_now().await;
         }
         let Some(pinned) = task.slots[slot.index()].pin(task.clustered) else { continue };
-        slots.push(out.write_slot(pinned).await?);
+        let (image, offset) = (pinned.image, out.end());
+        let ranges = out.append_segments(pinned.segments).await?;
+        end = end.max(image.position);
+        slots.push(&SlotEntry { image, file: task.core as u16, offset, ranges });
     }
     out.flush().await?;
     out.sync().await?;
     let file = DataFile { core: task.core as u32, bytes: out.written };
-    Ok(CorePart { file, slots })
+    Ok(CorePart { file, slots, end })
 }
 
 /// A data file that is being written.
@@ -131,10 +136,16 @@ struct Output {
 }
 
 impl Output {
-    async fn write_slot(&mut self, pinned: PinnedSlot) -> Result<SlotEntry, CheckpointError> {
-        let offset = self.written + self.buffer.len() as u64;
+    fn end(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    async fn append_segments(
+        &mut self,
+        segments: Vec<(SegmentRef, usize)>,
+    ) -> Result<Vec<RangeBytes>, CheckpointError> {
         let mut ranges: Vec<RangeBytes> = Vec::new();
-        for (segment, bytes) in pinned.segments {
+        for (segment, bytes) in segments {
             let header = segment.range();
             match ranges.last_mut().filter(|last| last.header == header) {
                 Some(last) => last.bytes += bytes as u64,
@@ -142,7 +153,7 @@ impl Output {
             }
             self.append(segment.bytes(0..bytes)).await?;
         }
-        Ok(SlotEntry { image: pinned.image, file: 0, offset, ranges })
+        Ok(ranges)
     }
 
     async fn append(&mut self, mut bytes: &[u8]) -> Result<(), CheckpointError> {

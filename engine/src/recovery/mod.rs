@@ -107,7 +107,7 @@ impl<'a> Sources<'a> {
 
     /// How much there is to be read, at most.
     pub(crate) async fn bytes(&self) -> u64 {
-        let of_base = |base: &Arc<Base>| base.manifest.files.iter().map(|file| file.bytes).sum();
+        let of_base = |base: &Arc<Base>| base.manifest.head.files.iter().map(|file| file.bytes).sum();
         let mut bytes = self.base.as_ref().map_or(0, of_base);
         for (file, ..) in self.files() {
             let path = self.directory.log_dir().join(file);
@@ -157,13 +157,13 @@ impl<'a> Sources<'a> {
     /// How many cores each boot had, by the files that it made; the checkpoint's boot, as it says.
     fn cores_by_boot(&self) -> BTreeMap<u64, usize> {
         let mut cores = BTreeMap::new();
-        let first = self.base.as_ref().map_or(0, |base| base.manifest.boot);
+        let first = self.base.as_ref().map_or(0, |base| base.manifest.head.boot);
         for (_, core, (boot, _)) in self.files().filter(|(_, _, (boot, _))| *boot >= first) {
             let most = cores.entry(boot).or_insert(0);
             *most = (core + 1).max(*most);
         }
         if let Some(base) = &self.base {
-            cores.insert(first, base.manifest.cores as usize);
+            cores.insert(first, base.manifest.head.cores as usize);
         }
         cores
     }
@@ -171,7 +171,8 @@ impl<'a> Sources<'a> {
     /// How many logs there are, and were.
     fn logs(&self, cores_by_boot: &BTreeMap<u64, usize>) -> usize {
         let known = self.directory.meta().ends.keys().filter_map(|name| core_of(name));
-        let noted = self.base.iter().flat_map(|base| base.manifest.logs.iter().map(|log| log.core as usize));
+        let noted =
+            self.base.iter().flat_map(|base| base.manifest.head.logs.iter().map(|log| log.core as usize));
         let known = known.chain(noted).map(|core| core + 1);
         cores_by_boot.values().copied().chain(known).max().unwrap_or(0)
     }

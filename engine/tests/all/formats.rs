@@ -6,7 +6,7 @@ use std::path::Path;
 use lockgate_engine::backup::{BackupHeader, BackupOptions, format as backup};
 use lockgate_engine::checkpoint::format::{
     CHECKPOINT_VERSION, CheckpointId, DATA_HEADER_BYTES, DataFile, DataHeader, LogFrom, MANIFEST_BYTES_MAX,
-    Manifest, RangeBytes, SlotEntry, SlotImage,
+    Manifest, ManifestHead, RangeBytes, SlotEntry, SlotImage,
 };
 use lockgate_engine::log::format::{
     BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BatchHeader, FILE_HEADER_BYTES, FORMAT_VERSION,
@@ -222,15 +222,15 @@ fn manifest() -> Manifest {
         keys: 1,
         digest: 0x45,
     };
-    Manifest {
+    let head = ManifestHead {
         id: CheckpointId { directory_id: [3; 16], number: 0x31, salt: 0x32 },
         boot: 0x33,
         cores: 2,
         taken_at_ms: 0x34,
         logs: vec![LogFrom { core: 1, start }],
         files: vec![DataFile { core: 1, bytes: 64 + 0x64 }],
-        slots: vec![SlotEntry { image, file: 0, offset: 64, ranges: vec![range] }],
-    }
+    };
+    Manifest { head, slots: vec![SlotEntry { image, file: 0, offset: 64, ranges: vec![range] }] }
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn checkpoints_are_as_documented() {
 }
 
 fn manifest_id() -> CheckpointId {
-    manifest().id
+    manifest().head.id
 }
 
 #[test]

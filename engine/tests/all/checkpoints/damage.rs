@@ -139,7 +139,7 @@ fn a_manifest_survives_its_encoding() {
         manifest.slots.len() >= 4 && manifest.slots.len() < usize::from(SLOTS),
         "empty slots are not in it"
     );
-    assert_eq!((manifest.logs.len(), manifest.files.len(), manifest.cores), (2, 2, 2));
+    assert_eq!((manifest.head.logs.len(), manifest.head.files.len(), manifest.head.cores), (2, 2, 2));
 }
 
 #[test]
