@@ -84,6 +84,10 @@ impl LeaseHolder {
         let (_, sent_ns) = self.asks[at];
         self.asks.drain(..=at);
         self.granted = nonce;
+        // Who was silent so far is so to the control leader until a request says that a grant came.
+        if self.serve_until_ns < sent_ns {
+            self.next_ask_ns = 0;
+        }
         self.serve_until_ns = self.serve_until_ns.max(sent_ns + length_ns);
         Some(self.serve_until_ns)
     }
@@ -136,6 +140,19 @@ mod tests {
         let second = holder.ask(150, 50).unwrap();
         assert_eq!((second.granted, second.holding), (first.nonce, true));
         assert!(!holder.ask(501, 50).unwrap().holding, "it is over");
+    }
+
+    #[test]
+    fn the_first_grant_after_a_gap_is_answered_at_once() {
+        let mut holder = reigning(1);
+        for sent_ns in [100, 1_000] {
+            let first = holder.ask(sent_ns, 50).unwrap();
+            holder.granted(SHARD, Epoch(1), first.nonce, 400);
+            let second = holder.ask(sent_ns + 1, 50).unwrap();
+            assert_eq!((second.granted, second.holding), (first.nonce, true));
+            holder.granted(SHARD, Epoch(1), second.nonce, 400);
+            assert_eq!(holder.ask(sent_ns + 2, 50), None, "there was no gap any more");
+        }
     }
 
     #[test]
