@@ -262,7 +262,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug(
         "silence-not-noticed",
         "R11",
-        Scenario::DiskFaults,
+        Scenario::Both,
         "a link whose peer has lost its power is taken for an idle one",
     ),
     bug(
