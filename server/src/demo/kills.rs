@@ -104,9 +104,7 @@ impl Killer {
         };
         victims.dedup();
         let epochs = status.shards.iter().map(|shard| (shard.id, shard.epoch)).collect();
-        for victim in &victims {
-            self.nodes.kill(*victim);
-        }
+        self.nodes.kill(&victims);
         self.struck.lock().kills += victims.len() as u64;
         let is_open = |job: &JobStatus| job.slots == slots && matches!(&*job.state, "active" | "committed");
         let at_finalize = self.status().is_some_and(|after| after.jobs.iter().any(is_open));

@@ -27,8 +27,8 @@ const SHARD_SLOTS_MIN: usize = 1_500;
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// A source's newest jobs, of which the one that is watched must be one.
 const JOBS_LOOKED_AT: &[u8] = b"64";
-/// The longest delay from when a finalize is seen to the strike in it, in microseconds: about half as long as one takes.
-const STRIKE_US_MAX: u64 = 20_000;
+/// How long a finalize is taken to last until the first one has ended, in microseconds.
+const FIRST_FINALIZE_US: u64 = 10_000;
 /// A job that has not ended by then counts as stuck.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
 /// Writes that a probe must see acknowledged before its job starts, and again after it has ended.
@@ -147,7 +147,10 @@ impl Movers {
             job += 1;
             // Who strikes takes every other job, if the cluster can bear it by then.
             let killer = self.killer.clone().filter(|killer| job.is_multiple_of(2) && killer.reserve());
-            let mut strike = killer.map(|killer| Strike { killer: Some(killer), random: mix64(random) });
+            let mut strike = killer.map(|killer| {
+                let delay_us = mix64(random) % self.finalize_us();
+                Strike { killer: Some(killer), delay: Duration::from_micros(delay_us) }
+            });
             let ended = self.run_job(&format!("{number}-{job}"), &plan, strike.as_mut());
             drop(strike);
             let shard = if ended.is_ok() { plan.target } else { self.owner_after_failure(&plan) };
@@ -170,6 +173,12 @@ impl Movers {
     /// Jobs done so far.
     pub fn jobs(&self) -> u64 {
         self.moved.lock().jobs
+    }
+
+    /// How long a finalize lasts, by the median so far, in microseconds. Not 0.
+    fn finalize_us(&self) -> u64 {
+        let moved = self.moved.lock();
+        if moved.pauses.count() == 0 { FIRST_FINALIZE_US } else { moved.pauses.quantile_us(0.5).max(1) }
     }
 
     /// Chooses a source that has slots to spare, another shard as target, and a run of the source's slots.
@@ -307,14 +316,15 @@ impl Movers {
 struct Strike {
     /// None once it has struck.
     killer: Option<Arc<Killer>>,
-    random: u64,
+    /// From when the finalize is seen to the strike: up to as long as one lasts.
+    delay: Duration,
 }
 
 impl Strike {
-    /// Strikes at a random moment from now on, if it has not yet.
+    /// Strikes after its delay, if it has not yet.
     fn now(&mut self, source: ShardId, target: ShardId, slots: &[SlotRange]) {
         if let Some(killer) = self.killer.take() {
-            std::thread::sleep(Duration::from_micros(self.random % STRIKE_US_MAX));
+            std::thread::sleep(self.delay);
             killer.strike(source, target, slots);
         }
     }

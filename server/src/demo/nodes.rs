@@ -93,10 +93,20 @@ impl Nodes {
         self.processes.lock().iter().all(|slot| slot.process.is_some())
     }
 
-    /// Kills a node.
-    pub fn kill(&self, node: NodeId) {
-        // Dropping it kills and waits.
-        self.processes.lock()[node.0 as usize - 1].process = None;
+    /// Kills nodes, all at once, and waits until they have ended.
+    pub fn kill(&self, nodes: &[NodeId]) {
+        let mut processes = self.processes.lock();
+        let place = |node: &NodeId| node.0 as usize - 1;
+        for node in nodes {
+            if let Some(process) = &mut processes[place(node)].process {
+                // One that has ended by itself needs no killing.
+                let _ = process.child.kill();
+            }
+        }
+        for node in nodes {
+            // Dropping it waits.
+            processes[place(node)].process = None;
+        }
     }
 
     /// Starts a killed node again, where it was.
