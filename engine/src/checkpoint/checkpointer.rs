@@ -286,6 +286,7 @@ impl Checkpointer {
         }
         let lists: Vec<EncodedSlots>;
         (head.files, lists) = parts.into_iter().map(|part| (part.file, part.slots)).unzip();
+        debug_assert!((0..).zip(&head.files).all(|(number, file)| file.core == number), "as slots name them");
         let bytes = head.bytes_with(&lists);
         if bytes > MANIFEST_BYTES_MAX {
             return Err(SwapFailed::Before(CheckpointError::TooLarge { bytes }));

@@ -29,8 +29,10 @@ const CRC_BYTES: usize = 4;
 const MANIFEST_HEADER_BYTES: usize = 80;
 const LOG_BYTES: usize = 32;
 const FILE_BYTES: usize = 16;
-/// About what is encoded of a manifest at once.
+/// What is encoded of a manifest at once, at least but for the last of it...
 const PIECE_BYTES: usize = 64 << 10;
+/// ... with room for the slot that goes beyond: few take so much.
+const PIECE_ROOM_BYTES: usize = PIECE_BYTES + 1024;
 const TRUNCATED: u32 = 1;
 
 /// Whose data a checkpoint has: in its manifest, and again in each of its data files.
@@ -145,6 +147,7 @@ pub(crate) struct EncodedSlots {
 
 impl EncodedSlots {
     pub(crate) fn push(&mut self, entry: &SlotEntry) {
+        debug_assert!(self.ends.last().is_none_or(|(last, _)| *last < entry.image.slot));
         let (SlotEntry { image, file, offset, ranges }, out) = (entry, &mut self.bytes);
         put(out, &[image.slot.number(), *file], |value| value.to_le_bytes());
         let flags = if image.truncated_term.is_some() { TRUNCATED } else { 0 };
@@ -186,7 +189,7 @@ fn put_u64s(out: &mut Vec<u8>, values: &[u64]) {
 
 impl ManifestHead {
     fn encode(&self, slots: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(PIECE_BYTES);
+        let mut out = Vec::with_capacity(PIECE_ROOM_BYTES);
         out.extend_from_slice(&MANIFEST_MAGIC);
         put_u32s(&mut out, &[CHECKPOINT_VERSION, self.cores]);
         out.extend_from_slice(&self.id.directory_id);
@@ -226,7 +229,7 @@ impl ManifestHead {
             if piece.len() < PIECE_BYTES {
                 piece.extend_from_slice(&crc.to_le_bytes());
             } else {
-                next = Some(Vec::with_capacity(PIECE_BYTES));
+                next = Some(Vec::with_capacity(PIECE_ROOM_BYTES));
             }
             Some(piece)
         })
@@ -501,19 +504,28 @@ mod tests {
             floor: Version::ZERO,
             undo_floor: Version::ZERO,
             truncated_term: None,
-            history: vec![(Term(3), 1); slot.index() % 3],
+            history: (1..=slot.index() as u64 % 4).map(|term| (Term(term), term)).collect(),
             position: LogPosition(9),
             keys: 1,
             digest: 5,
         };
         let range = RangeBytes { header: RangeHeader { term: Term(3), base: 0 }, bytes: 64 };
-        SlotEntry { image, file: (slot.index() % files) as u16, offset: 64, ranges: vec![range] }
+        let offset = (DATA_HEADER_BYTES + slot.index() / files * 64) as u64;
+        SlotEntry { image, file: (slot.index() % files) as u16, offset, ranges: vec![range] }
     }
 
-    fn head(files: usize) -> ManifestHead {
+    fn head(files: usize, slots: usize) -> ManifestHead {
         let id = CheckpointId { directory_id: [1; 16], number: 2, salt: 3 };
-        let files = (0..files).map(|core| DataFile { core: core as u32, bytes: 64 }).collect();
-        ManifestHead { id, boot: 1, cores: 1, taken_at_ms: 4, logs: vec![], files }
+        let start = LogStart { boot: 1, seq: 2, file_position: 3, position: 4 };
+        let bytes = |file: usize| (DATA_HEADER_BYTES + (slots + files - 1 - file) / files * 64) as u64;
+        ManifestHead {
+            id,
+            boot: 1,
+            cores: files as u32,
+            taken_at_ms: 4,
+            logs: (0..files).map(|core| LogFrom { core: core as u32, start }).collect(),
+            files: (0..files).map(|core| DataFile { core: core as u32, bytes: bytes(core) }).collect(),
+        }
     }
 
     /// All of the manifest with these slots. Its length and its checksum are right.
@@ -531,15 +543,18 @@ mod tests {
             let slots: Vec<SlotEntry> = Slot::all().take(slots).map(|slot| entry(slot, files)).collect();
             let mut lists: Vec<EncodedSlots> = (0..files).map(|_| EncodedSlots::default()).collect();
             slots.iter().for_each(|entry| lists[usize::from(entry.file)].push(entry));
-            let head = head(files);
-            assert!(head.pieces_with(&lists).all(|piece| piece.len() < PIECE_BYTES + 1_000));
-            assert!(joined(&head, &lists) == Manifest { head, slots }.encode(), "{files} files");
+            let head = head(files, slots.len());
+            assert!(head.pieces_with(&lists).all(|piece| piece.capacity() == PIECE_ROOM_BYTES));
+            let bytes = joined(&head, &lists);
+            let manifest = Manifest { head, slots };
+            assert!(bytes == manifest.encode(), "{files} files");
+            assert!(Manifest::decode(&bytes) == Ok(manifest));
         }
     }
 
     #[test]
     fn a_slot_that_fills_a_piece_leaves_the_checksum_to_the_next() {
-        let (head, mut lists) = (head(1), [EncodedSlots::default()]);
+        let (head, mut lists) = (head(1, 0), [EncodedSlots::default()]);
         let mut ends_alone = false;
         for slot in Slot::all().take(1_000) {
             lists[0].push(&entry(slot, 1));

@@ -148,7 +148,7 @@ impl Movers {
             // Who strikes takes every other job, if the cluster can bear it by then.
             let killer = self.killer.clone().filter(|killer| job.is_multiple_of(2) && killer.reserve());
             let mut strike = killer.map(|killer| {
-                let delay_us = mix64(random) % self.finalize_us();
+                let delay_us = mix64(random) % (self.finalize_us() / 2).max(1);
                 Strike { killer: Some(killer), delay: Duration::from_micros(delay_us) }
             });
             let ended = self.run_job(&format!("{number}-{job}"), &plan, strike.as_mut());
@@ -175,10 +175,10 @@ impl Movers {
         self.moved.lock().jobs
     }
 
-    /// How long a finalize lasts, by the median so far, in microseconds. Not 0.
+    /// How long a finalize lasts, by the median so far, in microseconds.
     fn finalize_us(&self) -> u64 {
         let moved = self.moved.lock();
-        if moved.pauses.count() == 0 { FIRST_FINALIZE_US } else { moved.pauses.quantile_us(0.5).max(1) }
+        if moved.pauses.count() == 0 { FIRST_FINALIZE_US } else { moved.pauses.quantile_us(0.5) }
     }
 
     /// Chooses a source that has slots to spare, another shard as target, and a run of the source's slots.
@@ -316,7 +316,7 @@ impl Movers {
 struct Strike {
     /// None once it has struck.
     killer: Option<Arc<Killer>>,
-    /// From when the finalize is seen to the strike: up to as long as one lasts.
+    /// From when the finalize is seen to the strike: up to half as long as one lasts, as it is seen some milliseconds late.
     delay: Duration,
 }
 
