@@ -70,7 +70,7 @@ impl LeaseHolder {
         Some(LeaseAsk { shard, epoch, nonce: self.next_nonce, granted: self.granted, holding })
     }
 
-    /// Something has changed that an earlier request was refused for, or lost by: the next one is due at once.
+    /// The next request is due at once: what an earlier one was refused for, or lost by, has changed, or it has news.
     pub fn ask_soon(&mut self) {
         self.next_ask_ns = 0;
     }
@@ -86,7 +86,7 @@ impl LeaseHolder {
         self.granted = nonce;
         // Who was silent so far is so to the control leader until a request says that a grant came.
         if self.serve_until_ns < sent_ns {
-            self.next_ask_ns = 0;
+            self.ask_soon();
         }
         self.serve_until_ns = self.serve_until_ns.max(sent_ns + length_ns);
         Some(self.serve_until_ns)
@@ -104,7 +104,7 @@ impl LeaseHolder {
     /// The hand-over did not come about: the lease is asked for again.
     pub fn resume(&mut self) {
         self.yields = false;
-        self.next_ask_ns = 0;
+        self.ask_soon();
     }
 
     /// Whether it was given up for a hand-over.
