@@ -5,9 +5,12 @@
 
 use crate::engine::Engine;
 use crate::error::ApplyError;
+use crate::frames::FRAME_FLOOR;
 use crate::record::{self, Kind};
 use crate::segment::EXTENT_BYTES_MAX;
-use crate::types::{Applied, Generation, RangeHeader, Slot};
+use crate::slot::SlotState;
+use crate::types::{Applied, Generation, RangeHeader, Slot, Version};
+use crate::wakes::Wakes;
 
 /// Checks a whole range, and returns its first and last counter.
 pub(crate) fn verify_range(
@@ -61,11 +64,8 @@ impl Engine {
         let log = self.home_log(slot);
         let reservation = log.reserve(records.len()).map_err(|source| ApplyError::Log { slot, source })?;
         let mut held = self.slot(slot).lock();
-        if !held.gate().takes_ranges() || held.check_generation(generation).is_err() {
-            let (gate, have) = (held.gate(), held.generation());
-            return Err(ApplyError::NotTaking { slot, gate, have, wanted: generation });
-        }
-        let mut wakes = crate::wakes::Wakes::default();
+        check_taking(&held, generation)?;
+        let mut wakes = Wakes::default();
         if let Some(fresh) = held.fresh(*header, records, counters)? {
             held.reserve(*header, &fresh).map_err(|source| ApplyError::OutOfMemory { slot, source })?;
             held.log_fresh(*header, &fresh, log, reservation)
@@ -77,4 +77,30 @@ impl Engine {
         wakes.wake();
         Ok(applied)
     }
+
+    /// Takes over the floor of the source that a slot is filled from, durably with the next range: see
+    /// [`StreamRange::floor`](crate::StreamRange::floor). The slot knows what it will never be sent: as a source it refuses
+    /// receivers that may need it (R5).
+    pub fn raise_floor(&self, slot: Slot, generation: Generation, floor: Version) -> Result<(), ApplyError> {
+        let log = self.home_log(slot);
+        let reservation = log.reserve_control(0).map_err(|source| ApplyError::Log { slot, source })?;
+        let mut held = self.slot(slot).lock();
+        check_taking(&held, generation)?;
+        if floor > held.floor() {
+            let range = RangeHeader { term: floor.term, base: floor.counter };
+            held.log_change(FRAME_FLOOR, generation, range, log, reservation)
+                .map_err(|failed| ApplyError::Log { slot, source: failed.into() })?;
+            held.raise_floor(floor);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the slot is filled from elsewhere, in that generation.
+fn check_taking(held: &SlotState, wanted: Generation) -> Result<(), ApplyError> {
+    let (slot, gate, have) = (held.slot(), held.gate(), held.generation());
+    if !gate.takes_ranges() || held.check_generation(wanted).is_err() {
+        return Err(ApplyError::NotTaking { slot, gate, have, wanted });
+    }
+    Ok(())
 }

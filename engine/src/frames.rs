@@ -16,3 +16,6 @@ pub const FRAME_TRUNCATE: FrameKind = FrameKind(5);
 
 /// A frame that says up to where writes are never taken back, so that a replay may discard what they superseded.
 pub const FRAME_STABLE: FrameKind = FrameKind(6);
+
+/// A frame that says up to where the source that the slot is copied from has discarded deletions.
+pub const FRAME_FLOOR: FrameKind = FrameKind(7);

@@ -108,7 +108,7 @@ pub use engine::Engine;
 pub use error::{
     ApplyError, BatchError, ClearError, OpError, OpenError, SlotError, SubscribeError, WaitError,
 };
-pub use frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
+pub use frames::{FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
 pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};

@@ -51,7 +51,7 @@ pub(crate) struct SlotState {
     base: u64,
     /// The last write.
     version: Version,
-    /// The highest tombstone that was discarded.
+    /// The highest tombstone that was discarded, here or before the slot was copied: above `version` while it is filled.
     floor: Version,
     /// What was superseded up to here may have been discarded: the slot cannot go back behind it.
     undo_floor: Version,
@@ -180,6 +180,15 @@ impl SlotState {
         if !mutation!("floor-not-raised") {
             self.floor = self.floor.max(tombstone.unwrap_or_default());
         }
+    }
+
+    /// The source that this slot is filled from has discarded tombstones up to `floor`: they will not come.
+    pub(crate) fn raise_floor(&mut self, floor: Version) {
+        if mutation!("floor-not-copied") {
+            return;
+        }
+        self.floor = self.floor.max(floor);
+        self.undo_floor = self.undo_floor.max(floor);
     }
 
     /// Whether there is, or was, anything in its generation.
@@ -395,12 +404,12 @@ impl SlotState {
     /// What is left when every write above `to` is taken back. `None`: there is none, and no term began there.
     pub(crate) fn cut(&self, to: Version) -> Result<Option<Cut>, SlotError> {
         let slot = self.slot;
-        if to < self.undo_floor {
-            return Err(SlotError::BelowFloor { slot, floor: self.undo_floor, wanted: to });
-        }
         if to >= self.version {
             let cut = Cut { store: None, version: self.version, dropped_records: 0 };
             return Ok(self.history.goes_beyond(self.version).then_some(cut));
+        }
+        if to < self.undo_floor {
+            return Err(SlotError::BelowFloor { slot, floor: self.undo_floor, wanted: to });
         }
         let (store, version) =
             self.store.up_to(to).map_err(|source| SlotError::OutOfMemory { slot, source })?;

@@ -3,6 +3,9 @@
 //! A stream costs its source a cursor per slot, and what is superseded before it was sent. Ranges are pinned, so they stay readable
 //! whatever happens to the slot. Within a slot ranges come in the order of their versions; slots take turns.
 //!
+//! A stream from the beginning does not bring the tombstones that were discarded before it: its first range says up to where
+//! that is (R5).
+//!
 //! Invariants: a range holds whole records of one segment, so of one term and base; it does not end within a write of
 //! several records, unless the segment does; a cursor only moves forward; a
 //! subscription ends when its slot's generation does, and when a truncation takes back what it has read. Lock order: stream, then slot; a slot's lock is never held while a
@@ -32,6 +35,9 @@ pub struct StreamRange {
     pub first: Version,
     /// The last one's version.
     pub last: Version,
+    /// What the receiver has to take over before the records, with [`Engine::raise_floor`]: the slot's floor, if this is
+    /// the first range of a stream from the beginning; otherwise zero.
+    pub floor: Version,
     /// The records. They pin their segment.
     pub bytes: PinnedRange,
 }
@@ -70,6 +76,7 @@ struct Seen {
     from: usize,
     published: usize,
     is_last: bool,
+    floor: Version,
 }
 
 impl SlotStream {
@@ -156,7 +163,7 @@ impl SlotStream {
             return None;
         };
         // Published records do not change: from here on no lock of the slot is needed.
-        let Seen { segment, place, from, published, is_last } = seen?;
+        let Seen { segment, place, from, published, is_last, floor } = seen?;
         let first = segment.version_of(&segment.record_at(from));
         let (mut at, mut to, mut last) = (from, from, first);
         while at < published {
@@ -170,6 +177,8 @@ impl SlotStream {
             }
         }
         assert!(first > cursor.after && last >= first, "slot {slot}: a cursor only moves forward");
+        // Asked only now: what this slot is copied from may have told it since the stream began, before the first record.
+        let floor = if cursor.after == Version::ZERO { floor } else { Version::ZERO };
         cursor.after = last;
         cursor.place = Some(place.at_byte(to));
         if to == published && is_last {
@@ -182,6 +191,7 @@ impl SlotStream {
             base: range.base,
             first,
             last,
+            floor,
             bytes: PinnedRange::new(segment, from..to),
         })
     }
@@ -211,8 +221,8 @@ impl SlotStream {
         let found = chain.links().get(link).expect("the slot's last write is behind the cursor");
         let published = found.segment.published();
         let is_last = link + 1 == chain.links().len();
-        let seen =
-            Seen { segment: found.segment.clone(), place: chain.keep(link, from), from, published, is_last };
+        let (segment, place, floor) = (found.segment.clone(), chain.keep(link, from), held.floor());
+        let seen = Seen { segment, place, from, published, is_last, floor };
         // What is read next counts as sent if it is the rest; otherwise only what was read before.
         let takes_rest = is_last && published - from <= max_bytes;
         let sent = if takes_rest { held.version().counter } else { cursor.after.counter };

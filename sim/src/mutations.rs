@@ -301,6 +301,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a_receiver_below_the_floor_starts_anew",
         "a tombstone is discarded, and the slot's floor stays",
     ),
+    checked(
+        "floor-not-copied",
+        "R5",
+        "a_copy_refuses_who_is_below_the_floor_of_its_source",
+        "a copy of a slot does not know what its source has discarded",
+    ),
     bug(
         "expiry-not-logged",
         "R17",

@@ -12,7 +12,9 @@ use crate::apply::verify_range;
 use crate::arena::OutOfMemory;
 use crate::chain::SEGMENT_BYTES_MAX;
 use crate::error::{ApplyError, SlotError};
-use crate::frames::{FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
+use crate::frames::{
+    FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE,
+};
 use crate::log::{FrameHeader, FrameKind};
 use crate::slot::SlotState;
 use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
@@ -157,7 +159,7 @@ pub(crate) fn replay_frame(
     }
     if !matches!(
         frame.kind,
-        FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM | FRAME_TRUNCATE | FRAME_STABLE
+        FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM | FRAME_TRUNCATE | FRAME_STABLE | FRAME_FLOOR
     ) {
         let FrameKind(kind) = frame.kind;
         return Err(ReplayError::UnknownKind(kind));
@@ -181,6 +183,10 @@ pub(crate) fn replay_frame(
         FRAME_TERM => replay_term(held, range),
         FRAME_TRUNCATE => replay_truncation(held, Version::new(range.term, range.base)),
         FRAME_STABLE => replay_stable(held, Version::new(range.term, range.base)),
+        FRAME_FLOOR => {
+            held.raise_floor(Version::new(range.term, range.base));
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

@@ -27,7 +27,7 @@ pub struct SlotImage {
     pub base: u64,
     /// The last write.
     pub version: Version,
-    /// The highest tombstone that was discarded.
+    /// The highest tombstone that was discarded, here or before the slot was copied.
     pub floor: Version,
     /// No write up to here is ever taken back.
     pub undo_floor: Version,
@@ -63,7 +63,7 @@ impl SlotImage {
             Some("a generation ended that is later than the slot's")
         } else if !is_open && (!is_empty || !self.history.is_empty() || self.keys > 0) {
             Some("a generation that has ended has data")
-        } else if self.floor > self.undo_floor || self.undo_floor > self.version {
+        } else if self.floor > self.undo_floor || self.undo_floor > self.version.max(self.floor) {
             Some("its floors and its version are out of order")
         } else if self.version.counter > COUNTER_MAX || self.base > self.version.counter {
             Some("its version or its base is impossible")

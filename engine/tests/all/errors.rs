@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
-use crate::common::{FIRST, builder, clustered, copy_slot, import, key, own, slot_of, standalone, version};
+use crate::common::{
+    FIRST, builder, clustered, copy_slot, import, key, own, slot_of, standalone, version, with_a_floor,
+};
 use lockgate_engine::log::{FrameHeader, FrameKind, RecoverError};
 use lockgate_engine::record::{NewRecord, encode};
 use lockgate_engine::{
     ApplyError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Engine, FRAME_DATA, FRAME_OPEN, FRAME_STABLE,
     FRAME_TERM, FRAME_TRUNCATE, Gate, Generation, OpError, OpenError, RangeHeader, ReplayError, ScanCursor,
-    Slot, SlotError, StableWatermarks, SubscribeError, Term, VALUE_BYTES_MAX, Version, WaitError,
+    SlotError, SubscribeError, Term, VALUE_BYTES_MAX, WaitError,
 };
 use lockgate_runtime::sim::{DiskFaults, Sim};
 
@@ -199,31 +200,6 @@ fn gates() {
     compacted.follow(slot, FIRST).unwrap();
     errors.push(compacted.truncate(slot, FIRST, version(1, 1)).unwrap_err());
     assert_all(&errors, &[]);
-}
-
-/// Nothing is ever taken back.
-struct Never;
-
-impl StableWatermarks for Never {
-    fn stable(&self, _: Slot, _: Generation) -> Option<Version> {
-        Some(version(u64::MAX, u64::MAX))
-    }
-}
-
-/// An engine that has discarded a tombstone of this slot.
-fn with_a_floor(path: &Path) -> (Engine, Slot) {
-    let engine = clustered(path, 1);
-    let slot = slot_of("x");
-    own(&engine, slot, FIRST, 1);
-    let keys = engine.keyspace(0);
-    let _ = keys.set(&key("x", 0), b"v").unwrap();
-    let _ = keys.delete(&key("x", 0)).unwrap();
-    for _ in 0..20 {
-        let _ = keys.set(&key("x", 1), &[1; 100]).unwrap();
-    }
-    engine.set_stable_watermarks(Arc::new(Never));
-    crate::common::wait_until(&engine, "a compaction", |engine| engine.compaction_stats().steps > 0);
-    (engine, slot)
 }
 
 fn encoded(name: &[u8], deltas: &[u32]) -> Vec<u8> {

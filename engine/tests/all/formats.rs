@@ -16,8 +16,8 @@ use lockgate_engine::log::{FrameHeader, FrameKind, LogStart};
 use lockgate_engine::meta::{META_BYTES_MAX, META_VERSION, Meta};
 use lockgate_engine::record::{self, NewRecord};
 use lockgate_engine::{
-    FRAME_DATA, FRAME_DROP, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE, Generation, LogPosition,
-    RangeHeader, Slot, Term, Version,
+    FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE, Generation,
+    LogPosition, RangeHeader, Slot, Term, Version,
 };
 
 use crate::common::{key, slot_of, standalone};
@@ -169,6 +169,7 @@ fn log_files_are_as_documented() {
         (4, "term", FRAME_TERM),
         (5, "truncate", FRAME_TRUNCATE),
         (6, "stable", FRAME_STABLE),
+        (7, "floor", FRAME_FLOOR),
     ] {
         assert!(found == FrameKind(kind) && docs().contains(&format!("\n| {kind} | {name} |")), "{name}");
     }

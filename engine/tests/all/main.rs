@@ -17,6 +17,7 @@ mod errors;
 mod expiry;
 mod expiry_model;
 mod fixtures;
+mod floors;
 mod formats;
 mod full_disk;
 mod kept;

@@ -7,12 +7,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use lockgate_engine::{
-    Engine, Gate, Generation, Keyspace, OpError, RangeHeader, ScanCursor, Slot, SlotStream, StableWatermarks,
-    StreamRange, Update, Value, Version,
+    Engine, Gate, Generation, Keyspace, OpError, RangeHeader, ScanCursor, SlotStream, StreamRange, Update,
+    Value, Version,
 };
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::common::{FIRST, assert_same, builder, clustered, import, key, own, slot_of, version, wait_until};
+use crate::common::{
+    AllStable, FIRST, assert_same, builder, clustered, import, key, own, slot_of, wait_until,
+};
 
 const TAG: &str = "race";
 const THREADS: u64 = 2;
@@ -239,15 +241,6 @@ const PINS: usize = 48;
 /// Writes that the stream may be behind.
 const AHEAD_MAX: u64 = 40;
 const SECOND: Generation = Generation::new(2);
-
-/// All that was written is stable.
-struct AllStable;
-
-impl StableWatermarks for AllStable {
-    fn stable(&self, _: Slot, _: Generation) -> Option<Version> {
-        Some(version(u64::MAX, u64::MAX))
-    }
-}
 
 fn cold_key(number: usize) -> Vec<u8> {
     key(TAG, 1_000 + number)

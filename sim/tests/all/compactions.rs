@@ -6,7 +6,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use lockgate_engine::{Engine, Generation, Slot, SlotError, StableWatermarks, SubscribeError, Term, Version};
+use lockgate_engine::{
+    Engine, Gate, Generation, RangeHeader, Slot, SlotError, StableWatermarks, SubscribeError, Term, Version,
+};
 use lockgate_runtime::sim::Sim;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::{current, sleep};
@@ -66,6 +68,30 @@ fn a_receiver_below_the_floor_starts_anew() {
     let refused = try_it(None);
     assert!(matches!(refused, Err(SubscribeError::BelowFloor { .. })), "{refused:?}");
     assert_eq!(try_it(Some("floor-not-raised")), Ok(()), "it would keep the key that was deleted");
+}
+
+/// R5. As [`a_receiver_below_the_floor_starts_anew`], of an engine that has the slot from the one which was compacted.
+#[test]
+fn a_copy_refuses_who_is_below_the_floor_of_its_source() {
+    let try_it = |bug| {
+        simulated(bug, || async {
+            let (engine, slot) = overwritten(u64::MAX, |_, _| {}).await;
+            let builder = Engine::builder(Path::new("/copy")).cores(1).clustered(true);
+            let copy = builder.open_on(&current()).await.expect("it opens");
+            copy.open_slot(slot, GENERATION, Gate::Importing).expect("it is nowhere");
+            let stream = engine.stream();
+            stream.subscribe(slot, GENERATION, Version::ZERO).expect("it is there");
+            while let Some(range) = stream.next_range(1 << 20) {
+                copy.raise_floor(slot, GENERATION, range.floor).expect("it is filled");
+                let header = RangeHeader { term: range.term, base: range.base };
+                copy.apply(slot, GENERATION, &header, &range.bytes).expect("it goes on");
+            }
+            copy.stream().subscribe(slot, GENERATION, version(1))
+        })
+    };
+    let refused = try_it(None);
+    assert!(matches!(refused, Err(SubscribeError::BelowFloor { .. })), "{refused:?}");
+    assert_eq!(try_it(Some("floor-not-copied")), Ok(()), "it would keep the key that was deleted");
 }
 
 /// R4.

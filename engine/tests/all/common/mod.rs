@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use lockgate_engine::{
-    Engine, EngineBuilder, Gate, Generation, RangeHeader, Slot, SlotStream, Term, Version,
+    Engine, EngineBuilder, Gate, Generation, RangeHeader, Slot, SlotStream, StableWatermarks, Term, Version,
 };
+use lockgate_runtime::sync::Arc;
 
 pub const FIRST: Generation = Generation::new(1);
 
@@ -35,7 +36,7 @@ pub fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Applies the next range that a stream has, and returns its length in bytes; `None` where it has none.
+/// Applies the next range that a stream has, with its floor, and returns its length in bytes; `None` where it has none.
 pub fn apply_next(
     stream: &SlotStream,
     to: &Engine,
@@ -43,6 +44,7 @@ pub fn apply_next(
     max_bytes: usize,
 ) -> Option<usize> {
     let range = stream.next_range(max_bytes)?;
+    to.raise_floor(range.slot, generation, range.floor).unwrap();
     let header = RangeHeader { term: range.term, base: range.base };
     let applied = to.apply(range.slot, generation, &header, &range.bytes).unwrap();
     assert_eq!(applied.version, range.last);
@@ -91,7 +93,7 @@ pub fn slot_of(tag: &str) -> Slot {
     Slot::of_key(format!("{{{tag}}}").as_bytes())
 }
 
-pub fn version(term: u64, counter: u64) -> Version {
+pub const fn version(term: u64, counter: u64) -> Version {
     Version::new(Term(term), counter)
 }
 
@@ -109,4 +111,29 @@ pub fn wait_until(engine: &Engine, what: &'static str, is_so: impl Fn(&Engine) -
         });
         assert!(waited.await.is_ok(), "never: {what}");
     });
+}
+
+/// Nothing is ever taken back.
+pub struct AllStable;
+
+impl StableWatermarks for AllStable {
+    fn stable(&self, _: Slot, _: Generation) -> Option<Version> {
+        Some(version(u64::MAX, u64::MAX))
+    }
+}
+
+/// An engine that has discarded a tombstone of this slot: that of version 1:2, of the key that was written first.
+pub fn with_a_floor(path: &Path) -> (Engine, Slot) {
+    let engine = clustered(path, 1);
+    let slot = slot_of("x");
+    own(&engine, slot, FIRST, 1);
+    let keys = engine.keyspace(0);
+    let _ = keys.set(&key("x", 0), b"v").unwrap();
+    let _ = keys.delete(&key("x", 0)).unwrap();
+    for _ in 0..20 {
+        let _ = keys.set(&key("x", 1), &[1; 100]).unwrap();
+    }
+    engine.set_stable_watermarks(Arc::new(AllStable));
+    wait_until(&engine, "a compaction", |engine| engine.compaction_stats().steps > 0);
+    (engine, slot)
 }

@@ -20,9 +20,9 @@ use lockgate_engine::{
 use lockgate_runtime::{Event, IoBuf};
 
 use super::message::{
-    self, AckedTo, KIND_ACK, KIND_CURSORS_SYNCED, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE,
+    self, KIND_ACK, KIND_CURSORS_SYNCED, KIND_FLOORS, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE,
     KIND_UNSUBSCRIBE, KIND_WATERMARKS, RANGE_HEADER_BYTES, RANGES_HEADER_BYTES, Range, Refused, Subscribe,
-    WhyRefused,
+    Told, WhyRefused,
 };
 use super::window::{Brought, FEED_WINDOW_BYTES, Window};
 use crate::link::{FRAME_BYTES_MAX, Hello, LinkError, LinkReceiver, LinkSender, MESSAGE_BYTES_MAX, Message};
@@ -344,8 +344,8 @@ impl Feed {
             let changed = self.changed.listen();
             let advanced = self.watermarks.as_ref().map(Event::listen);
             let mut sent = Ok(false);
-            if let Some(parts) = self.next_ranges() {
-                sent = sender.send(KIND_RANGES, parts).await.map(|()| true);
+            if let Some(outgoing) = self.next_ranges() {
+                sent = outgoing.send(sender).await.map(|()| true);
             }
             // It is the look for ranges that finds slots which have ended.
             self.refuse_ended();
@@ -359,7 +359,7 @@ impl Feed {
             if matches!(sent, Ok(false))
                 && let Some(entries) = self.next_watermarks()
             {
-                let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_watermarks(&entries))];
+                let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_told(&entries))];
                 sent = sender.send(KIND_WATERMARKS, parts).await.map(|()| true);
             }
             match sent {
@@ -407,7 +407,7 @@ impl Feed {
     }
 
     /// Watermarks that have advanced since the follower was told, of slots of which it has more than that.
-    fn next_watermarks(&self) -> Option<Vec<AckedTo>> {
+    fn next_watermarks(&self) -> Option<Vec<Told>> {
         let from_ns = self.look_from_ns();
         let mut state = self.state.borrow_mut();
         let State { slots, untold, looked_at_ns, look_then, is_urgent, .. } = &mut *state;
@@ -430,7 +430,7 @@ impl Feed {
                 let version = version.filter(|&version| version >= fed.begun_at && Some(version) > fed.told);
                 if let Some(version) = version {
                     fed.told = Some(version);
-                    entries.push(AckedTo { slot, subscription: fed.subscription, version });
+                    entries.push(Told { slot, subscription: fed.subscription, version });
                 }
             }
             fed.knows_too_little()
@@ -456,19 +456,22 @@ impl Feed {
     }
 
     /// The next message of ranges, counted in the window; None if nothing may or can be sent.
-    fn next_ranges(&self) -> Option<Vec<Box<dyn IoBuf>>> {
+    fn next_ranges(&self) -> Option<Outgoing> {
         let room = self.state.borrow().window.room();
         if room == 0 {
             return None;
         }
         let mut pack = Pack::new(room.min(RANGE_BYTES));
-        let mut sent = Vec::new();
+        let (mut floors, mut sent) = (Vec::new(), Vec::new());
         while pack.has_room()
             && let Some(range) = self.stream.next_range(pack.room())
         {
             // Subscriptions change on this core only, together with `slots`.
             let Some(fed) = self.state.borrow().slots.get(&range.slot).copied() else { continue };
             let (slot, bytes) = (range.slot, range.bytes.as_slice().len());
+            if range.floor > Version::ZERO {
+                floors.push(Told { slot, subscription: fed.subscription, version: range.floor });
+            }
             sent.push((slot, bytes));
             pack.brought.push(Brought { slot, subscription: fed.subscription, last: range.last });
             pack.push(&fed, range, bytes);
@@ -478,11 +481,26 @@ impl Feed {
         }
         let mut state = self.state.borrow_mut();
         let sequence = state.window.next();
-        let (parts, brought, bytes) = pack.finish(sequence);
+        let (ranges, brought, bytes) = pack.finish(sequence);
         state.window.sent(bytes, brought);
         drop(state);
         sent.into_iter().for_each(|(slot, bytes)| self.observer.sent_bytes(&self.peer, slot, bytes));
-        Some(parts)
+        Some(Outgoing { floors, ranges })
+    }
+}
+
+/// A message of ranges, and what is told of their slots before it.
+struct Outgoing {
+    floors: Vec<Told>,
+    ranges: Vec<Box<dyn IoBuf>>,
+}
+
+impl Outgoing {
+    async fn send(self, sender: &LinkSender) -> Result<(), LinkError> {
+        if !self.floors.is_empty() {
+            sender.send(KIND_FLOORS, vec![Box::new(message::encode_told(&self.floors))]).await?;
+        }
+        sender.send(KIND_RANGES, self.ranges).await
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) const KIND_RANGES: u8 = 32;
 pub(super) const KIND_REFUSED: u8 = 33;
 /// Feeder to follower: up to where the source has acknowledged slots' writes.
 pub(super) const KIND_WATERMARKS: u8 = 34;
+/// Feeder to follower: up to where the slots that begin with the next ranges have lost deletions.
+pub(super) const KIND_FLOORS: u8 = 35;
 
 const SUBSCRIBE_BYTES: usize = 40;
 const SUBSCRIPTION_BYTES: usize = 8;
@@ -28,7 +30,7 @@ const ACK_BYTES: usize = 16;
 pub(super) const RANGES_HEADER_BYTES: usize = 16;
 pub(super) const RANGE_HEADER_BYTES: usize = 48;
 const REFUSED_BYTES: usize = 32;
-const WATERMARK_BYTES: usize = 24;
+const TOLD_BYTES: usize = 24;
 
 /// Why a slot is not (or no longer) followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +93,9 @@ pub(super) struct Refused {
     pub(super) why: WhyRefused,
 }
 
-/// Up to where a slot's writes were acknowledged at the source.
+/// A version that the source tells of a slot: an acknowledged watermark, or a floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AckedTo {
+pub(super) struct Told {
     pub(super) slot: Slot,
     pub(super) subscription: u32,
     pub(super) version: Version,
@@ -219,8 +221,8 @@ pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
         .collect()
 }
 
-pub(super) fn encode_watermarks(entries: &[AckedTo]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(entries.len() * WATERMARK_BYTES);
+pub(super) fn encode_told(entries: &[Told]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * TOLD_BYTES);
     for entry in entries {
         put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
         bytes.extend_from_slice(&entry.version.term.0.to_le_bytes());
@@ -229,13 +231,13 @@ pub(super) fn encode_watermarks(entries: &[AckedTo]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn decode_watermarks(bytes: &[u8]) -> Result<Vec<AckedTo>, BadMessage> {
-    entries::<WATERMARK_BYTES>(bytes)?
+pub(super) fn decode_told(bytes: &[u8]) -> Result<Vec<Told>, BadMessage> {
+    entries::<TOLD_BYTES>(bytes)?
         .map(|entry| {
             let mut fields = Fields(entry);
             let (slot, reserved, subscription) = fields.subscription()?;
             must_be_zero(reserved)?;
-            Ok(AckedTo { slot, subscription, version: Version::new(Term(fields.u64()?), fields.u64()?) })
+            Ok(Told { slot, subscription, version: Version::new(Term(fields.u64()?), fields.u64()?) })
         })
         .collect()
 }
@@ -378,17 +380,17 @@ mod tests {
 
     #[test]
     fn watermarks_come_back() {
-        let watermarks = [3, 16_383].map(|number| AckedTo {
+        let watermarks = [3, 16_383].map(|number| Told {
             slot: slot(number),
             subscription: 9,
             version: Version::new(Term(2), u64::from(number)),
         });
-        let bytes = encode_watermarks(&watermarks);
-        assert_eq!(decode_watermarks(&bytes).unwrap(), watermarks);
-        assert!(decode_watermarks(&bytes[..47]).is_err() && decode_watermarks(&[]).is_err());
+        let bytes = encode_told(&watermarks);
+        assert_eq!(decode_told(&bytes).unwrap(), watermarks);
+        assert!(decode_told(&bytes[..47]).is_err() && decode_told(&[]).is_err());
         let mut reserved = bytes;
         reserved[2] = 1;
-        assert!(decode_watermarks(&reserved).is_err());
+        assert!(decode_told(&reserved).is_err());
     }
 
     fn ranges() -> Vec<u8> {
@@ -446,7 +448,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = (decode_subscribe(&bytes), decode_subscriptions(&bytes), decode_ack(&bytes));
-            let _ = (decode_refused(&bytes), decode_ranges(&bytes), decode_watermarks(&bytes));
+            let _ = (decode_refused(&bytes), decode_ranges(&bytes), decode_told(&bytes));
         }
     }
 }
