@@ -3,13 +3,15 @@
 //! Invariants: every record of a range is verified before anything changes, so a range has all of its effect or none;
 //! records that are here already are skipped, so a range may come twice; what is taken in is logged as it came.
 
+use lockgate_runtime::mutation;
+
 use crate::engine::Engine;
 use crate::error::ApplyError;
-use crate::frames::FRAME_FLOOR;
+use crate::frames::{FRAME_FLOOR, FRAME_UNDO_FLOOR};
 use crate::record::{self, Kind};
 use crate::segment::EXTENT_BYTES_MAX;
 use crate::slot::SlotState;
-use crate::types::{Applied, Generation, RangeHeader, Slot, Version};
+use crate::types::{Applied, Floors, Generation, RangeHeader, Slot};
 use crate::wakes::Wakes;
 
 /// Checks a whole range, and returns its first and last counter.
@@ -78,19 +80,27 @@ impl Engine {
         Ok(applied)
     }
 
-    /// Takes over the floor of the source that a slot is filled from, durably with the next range: see
-    /// [`StreamRange::floor`](crate::StreamRange::floor). The slot knows what it will never be sent: as a source it refuses
-    /// receivers that may need it (R5).
-    pub fn raise_floor(&self, slot: Slot, generation: Generation, floor: Version) -> Result<(), ApplyError> {
+    /// Takes over what the source that a slot is filled from has discarded, durably before the next range: see
+    /// [`StreamRange::floors`](crate::StreamRange::floors). The slot knows what it will never be sent: as a source it refuses
+    /// receivers that may need it (R5), and it goes back no further than its source (R4).
+    pub fn raise_floors(&self, slot: Slot, generation: Generation, to: Floors) -> Result<(), ApplyError> {
         let log = self.home_log(slot);
-        let reservation = log.reserve_control(0).map_err(|source| ApplyError::Log { slot, source })?;
+        let reserve = || log.reserve_control(0).map_err(|source| ApplyError::Log { slot, source });
+        let reservations = [reserve()?, reserve()?];
         let mut held = self.slot(slot).lock();
         check_taking(&held, generation)?;
-        if floor > held.floor() {
-            let range = RangeHeader { term: floor.term, base: floor.counter };
-            held.log_change(FRAME_FLOOR, generation, range, log, reservation)
-                .map_err(|failed| ApplyError::Log { slot, source: failed.into() })?;
-            held.raise_floor(floor);
+        let have = held.floors();
+        let raised =
+            [(FRAME_FLOOR, to.floor, have.floor), (FRAME_UNDO_FLOOR, to.undo_floor, have.undo_floor)];
+        for ((kind, to, have), reservation) in raised.into_iter().zip(reservations) {
+            if to > have {
+                let range = RangeHeader { term: to.term, base: to.counter };
+                held.log_change(kind, generation, range, log, reservation)
+                    .map_err(|failed| ApplyError::Log { slot, source: failed.into() })?;
+            }
+        }
+        if !mutation!("floor-not-copied") {
+            held.raise_floors(to);
         }
         Ok(())
     }

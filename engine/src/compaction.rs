@@ -29,7 +29,7 @@ use crate::record::Kind;
 use crate::segment::RecordOffset;
 use crate::slot::SlotState;
 use crate::store::Store;
-use crate::types::{RangeHeader, Version};
+use crate::types::{Floors, RangeHeader, Version};
 
 /// A slot is compacted when this part of its records is garbage...
 const GARBAGE_PERCENT: u64 = 18;
@@ -441,7 +441,10 @@ impl SlotState {
         }
         let Some(compacted) = compacted else { return Ok(Step::Blocked) };
         self.compaction.barren = Barren::default();
-        self.raise_floors(compacted.undo_floor, compacted.tombstone);
+        let (undo_floor, tombstone) = (compacted.undo_floor, compacted.tombstone.unwrap_or_default());
+        debug_assert!(undo_floor <= last && tombstone <= undo_floor);
+        let floor = if mutation!("floor-not-raised") { Version::ZERO } else { tombstone };
+        self.raise_floors(Floors { floor, undo_floor });
         if let Some(log) = log {
             self.log_stable(compacted.undo_floor, compacted.freed_bytes, log);
         }

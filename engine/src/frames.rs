@@ -17,5 +17,8 @@ pub const FRAME_TRUNCATE: FrameKind = FrameKind(5);
 /// A frame that says up to where writes are never taken back, so that a replay may discard what they superseded.
 pub const FRAME_STABLE: FrameKind = FrameKind(6);
 
-/// A frame that says up to where the source that the slot is copied from has discarded deletions.
+/// A frame that raises the floor: the slot's source has discarded deletions up to there.
 pub const FRAME_FLOOR: FrameKind = FrameKind(7);
+
+/// A frame that raises the undo floor: the slot's source may have discarded what was superseded up to there.
+pub const FRAME_UNDO_FLOOR: FrameKind = FrameKind(8);

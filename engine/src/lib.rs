@@ -108,7 +108,10 @@ pub use engine::Engine;
 pub use error::{
     ApplyError, BatchError, ClearError, OpError, OpenError, SlotError, SubscribeError, WaitError,
 };
-pub use frames::{FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE};
+pub use frames::{
+    FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE,
+    FRAME_UNDO_FLOOR,
+};
 pub use gate::Action;
 pub use keyspace::Keyspace;
 pub use log::{LogFailed, LogPosition};
@@ -119,7 +122,7 @@ pub use segment::PinnedRange;
 pub use stats::{CompactionStats, CoreStats, DataStats, EngineStats, KeyspaceStats, SlotStats};
 pub use stream::{SlotStream, StreamRange};
 pub use types::{
-    Applied, Boot, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,
+    Applied, Boot, Floors, FrozenAt, Gate, Generation, KEY_BYTES_MAX, LogTicket, RangeHeader, SLOTS, Slot,
     SlotStatus, Term, Truncated, VALUE_BYTES_MAX, Version,
 };
 pub use value::{Followed, Read, Receipt, Update, Value};

@@ -30,7 +30,7 @@ use crate::record::{self, NewRecord};
 use crate::stats::{DataStats, SlotStats};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
-use crate::types::{Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
+use crate::types::{Floors, Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Version};
 use crate::wakes::Wakes;
 use crate::watchers::Watchers;
 
@@ -51,10 +51,8 @@ pub(crate) struct SlotState {
     base: u64,
     /// The last write.
     version: Version,
-    /// The highest tombstone that was discarded, here or before the slot was copied: above `version` while it is filled.
-    floor: Version,
-    /// What was superseded up to here may have been discarded: the slot cannot go back behind it.
-    undo_floor: Version,
+    /// What was discarded, here or at the slot's source: may be above `version` while the slot is filled.
+    floors: Floors,
     pub(crate) compaction: CompactionState,
     history: History,
     /// How often writes were taken back, so that streams notice.
@@ -98,8 +96,7 @@ impl SlotState {
             term: Term(0),
             base: 0,
             version: Version::ZERO,
-            floor: Version::ZERO,
-            undo_floor: Version::ZERO,
+            floors: Floors::default(),
             compaction: CompactionState::default(),
             history: History::default(),
             truncations: 0,
@@ -128,8 +125,8 @@ impl SlotState {
         self.version
     }
 
-    pub(crate) fn floor(&self) -> Version {
-        self.floor
+    pub(crate) fn floors(&self) -> Floors {
+        self.floors
     }
 
     pub(crate) fn position(&self) -> LogPosition {
@@ -173,22 +170,11 @@ impl SlotState {
         self.streams.limits(stable)
     }
 
-    /// What could be truncated to is `undo_floor` and above from now on, and that tombstone is gone.
-    pub(crate) fn raise_floors(&mut self, undo_floor: Version, tombstone: Option<Version>) {
-        debug_assert!(undo_floor <= self.version && tombstone <= Some(undo_floor));
-        self.undo_floor = self.undo_floor.max(undo_floor);
-        if !mutation!("floor-not-raised") {
-            self.floor = self.floor.max(tombstone.unwrap_or_default());
-        }
-    }
-
-    /// The source that this slot is filled from has discarded tombstones up to `floor`: they will not come.
-    pub(crate) fn raise_floor(&mut self, floor: Version) {
-        if mutation!("floor-not-copied") {
-            return;
-        }
-        self.floor = self.floor.max(floor);
-        self.undo_floor = self.undo_floor.max(floor);
+    /// That much is gone: by a compaction here, or it will not come from the source.
+    pub(crate) fn raise_floors(&mut self, to: Floors) {
+        let Floors { floor, undo_floor } = &mut self.floors;
+        *floor = to.floor.max(*floor);
+        *undo_floor = to.undo_floor.max(*undo_floor).max(*floor);
     }
 
     /// Whether there is, or was, anything in its generation.
@@ -408,11 +394,17 @@ impl SlotState {
             let cut = Cut { store: None, version: self.version, dropped_records: 0 };
             return Ok(self.history.goes_beyond(self.version).then_some(cut));
         }
-        if to < self.undo_floor {
-            return Err(SlotError::BelowFloor { slot, floor: self.undo_floor, wanted: to });
+        let floor = self.floors.undo_floor;
+        let below_floor = SlotError::BelowFloor { slot, floor, wanted: to };
+        if to < floor {
+            return Err(below_floor);
         }
         let (store, version) =
             self.store.up_to(to).map_err(|source| SlotError::OutOfMemory { slot, source })?;
+        // The write at the floor is not here if it was discarded before the slot was copied.
+        if version < floor {
+            return Err(below_floor);
+        }
         let dropped_records = self.store.chain().records() - store.chain().records();
         Ok(Some(Cut { store: Some(store), version, dropped_records }))
     }
@@ -503,7 +495,7 @@ impl SlotState {
         self.history = History::default();
         self.truncated_term = None;
         (self.term, self.base, self.version) = (Term(0), 0, Version::ZERO);
-        (self.floor, self.undo_floor) = (Version::ZERO, Version::ZERO);
+        self.floors = Floors::default();
         self.compaction.begin_anew();
         assert_eq!((self.store.digest(), self.store.keys()), (0, 0), "a dropped slot holds nothing");
         self.set_gate(Gate::Absent, wakes);

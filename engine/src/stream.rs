@@ -3,8 +3,7 @@
 //! A stream costs its source a cursor per slot, and what is superseded before it was sent. Ranges are pinned, so they stay readable
 //! whatever happens to the slot. Within a slot ranges come in the order of their versions; slots take turns.
 //!
-//! A stream from the beginning does not bring the tombstones that were discarded before it: its first range says up to where
-//! that is (R5).
+//! What was discarded before it could be sent a stream does not bring; its ranges say up to where that is (R4, R5).
 //!
 //! Invariants: a range holds whole records of one segment, so of one term and base; it does not end within a write of
 //! several records, unless the segment does; a cursor only moves forward; a
@@ -20,7 +19,7 @@ use crate::dirty::{DirtySlots, SlotSet};
 use crate::engine::Engine;
 use crate::error::SubscribeError;
 use crate::segment::{PinnedRange, SegmentRef};
-use crate::types::{Gate, Generation, Slot, Term, Version};
+use crate::types::{Floors, Gate, Generation, Slot, Term, Version};
 
 /// Whole records of one slot, in the order of their versions.
 #[derive(Clone, Debug)]
@@ -35,9 +34,9 @@ pub struct StreamRange {
     pub first: Version,
     /// The last one's version.
     pub last: Version,
-    /// What the receiver has to take over before the records, with [`Engine::raise_floor`]: the slot's floor, if this is
-    /// the first range of a stream from the beginning; otherwise zero.
-    pub floor: Version,
+    /// What the receiver has to take over before the records, with [`Engine::raise_floors`]: the slot's floor, if this is
+    /// the first range of a stream from the beginning; its undo floor, if the stream has not said it yet. Otherwise zeros.
+    pub floors: Floors,
     /// The records. They pin their segment.
     pub bytes: PinnedRange,
 }
@@ -66,6 +65,19 @@ struct Cursor {
     truncations: u64,
     /// Where the next record is, if known and not moved since.
     place: Option<Place>,
+    /// The undo floor that the receiver was told.
+    told: Version,
+}
+
+impl Cursor {
+    /// What the receiver is to be told with the next range. Asked anew for each of them: discarding goes on, and what the slot
+    /// is filled from itself may have told it more since the stream began.
+    fn untold(&mut self, have: Floors) -> Floors {
+        let floor = if self.after == Version::ZERO { have.floor } else { Version::ZERO };
+        let undo_floor = if have.undo_floor > self.told { have.undo_floor } else { Version::ZERO };
+        self.told = have.undo_floor;
+        Floors { floor, undo_floor }
+    }
 }
 
 /// What was seen of a slot under its lock.
@@ -76,7 +88,7 @@ struct Seen {
     from: usize,
     published: usize,
     is_last: bool,
-    floor: Version,
+    floors: Floors,
 }
 
 impl SlotStream {
@@ -104,14 +116,16 @@ impl SlotStream {
             let (version, common) = (held.version(), held.common(cursor));
             return Err(SubscribeError::Diverged { slot, cursor, version, common });
         }
-        if cursor != Version::ZERO && cursor < held.floor() {
-            return Err(SubscribeError::BelowFloor { slot, cursor, floor: held.floor() });
+        let Floors { floor, .. } = held.floors();
+        if cursor != Version::ZERO && cursor < floor {
+            return Err(SubscribeError::BelowFloor { slot, cursor, floor });
         }
         held.add_stream(&self.dirty, cursor);
         let news = held.version() > cursor && self.dirty.mark(slot);
         let truncations = held.truncations();
         drop(held);
-        state.cursors.insert(slot, Cursor { generation: have, after: cursor, truncations, place: None });
+        let (after, told) = (cursor, Version::ZERO);
+        state.cursors.insert(slot, Cursor { generation: have, after, truncations, place: None, told });
         drop(state);
         if news {
             self.dirty.wake();
@@ -163,7 +177,7 @@ impl SlotStream {
             return None;
         };
         // Published records do not change: from here on no lock of the slot is needed.
-        let Seen { segment, place, from, published, is_last, floor } = seen?;
+        let Seen { segment, place, from, published, is_last, floors } = seen?;
         let first = segment.version_of(&segment.record_at(from));
         let (mut at, mut to, mut last) = (from, from, first);
         while at < published {
@@ -177,8 +191,6 @@ impl SlotStream {
             }
         }
         assert!(first > cursor.after && last >= first, "slot {slot}: a cursor only moves forward");
-        // Asked only now: what this slot is copied from may have told it since the stream began, before the first record.
-        let floor = if cursor.after == Version::ZERO { floor } else { Version::ZERO };
         cursor.after = last;
         cursor.place = Some(place.at_byte(to));
         if to == published && is_last {
@@ -191,7 +203,7 @@ impl SlotStream {
             base: range.base,
             first,
             last,
-            floor,
+            floors,
             bytes: PinnedRange::new(segment, from..to),
         })
     }
@@ -221,8 +233,9 @@ impl SlotStream {
         let found = chain.links().get(link).expect("the slot's last write is behind the cursor");
         let published = found.segment.published();
         let is_last = link + 1 == chain.links().len();
-        let (segment, place, floor) = (found.segment.clone(), chain.keep(link, from), held.floor());
-        let seen = Seen { segment, place, from, published, is_last, floor };
+        let (segment, place) = (found.segment.clone(), chain.keep(link, from));
+        let floors = cursor.untold(held.floors());
+        let seen = Seen { segment, place, from, published, is_last, floors };
         // What is read next counts as sent if it is the rest; otherwise only what was read before.
         let takes_rest = is_last && published - from <= max_bytes;
         let sent = if takes_rest { held.version().counter } else { cursor.after.counter };

@@ -216,6 +216,15 @@ pub struct RangeHeader {
     pub base: u64,
 }
 
+/// What is missing of a slot's history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floors {
+    /// The highest tombstone that was discarded: who has less, but something, must start anew (R5).
+    pub floor: Version,
+    /// What was superseded up to here may have been discarded: nobody can go back behind it. Not below `floor`.
+    pub undo_floor: Version,
+}
+
 /// What a slot is and holds, at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotStatus {

@@ -21,7 +21,9 @@ use crate::builder::core_log_name;
 use crate::cell::SlotTable;
 use crate::checkpoint::{Base, load_leniently};
 use crate::error::OpenError;
-use crate::frames::{FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE};
+use crate::frames::{
+    FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_TERM, FRAME_TRUNCATE, FRAME_UNDO_FLOOR,
+};
 use crate::log::files::parse_file_name;
 use crate::log::lenient::{Gap, Met, Tail, read_leniently};
 use crate::log::{FrameHeader, VisitError};
@@ -292,8 +294,8 @@ fn judge(held: &SlotState, header: &FrameHeader, payload: &[u8]) -> Judged {
                 false => Judged::Missing("writes that stayed are where the log is damaged"),
             }
         }
-        // It speaks of what is not here.
-        FRAME_FLOOR => Judged::Take,
+        // They speak of what was never here.
+        FRAME_FLOOR | FRAME_UNDO_FLOOR => Judged::Take,
         // A stable frame, and what is no frame at all.
         _ if Version::new(term, header.base) > have => {
             Judged::Missing("writes that are known to be there are where the log is damaged")

@@ -14,7 +14,7 @@ use std::iter;
 use crate::log::{LogPosition, LogStart};
 use crate::record::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES};
 pub use crate::slot::image::SlotImage;
-use crate::types::{Generation, RangeHeader, Slot, Term, Version};
+use crate::types::{Floors, Generation, RangeHeader, Slot, Term, Version};
 
 /// Version of the manifest and of the data files that is written, and the only one that is read.
 pub const CHECKPOINT_VERSION: u32 = 1;
@@ -153,7 +153,7 @@ impl EncodedSlots {
         let flags = if image.truncated_term.is_some() { TRUNCATED } else { 0 };
         put_u32s(out, &[flags, image.history.len() as u32, ranges.len() as u32]);
         put_u64s(out, &[*offset, image.generation.0, image.ended.0, image.term.0, image.base]);
-        for version in [image.version, image.floor, image.undo_floor] {
+        for version in [image.version, image.floors.floor, image.floors.undo_floor] {
             put_u64s(out, &[version.term.0, version.counter]);
         }
         let truncated_term = image.truncated_term.unwrap_or_default();
@@ -477,8 +477,7 @@ impl Rest<'_> {
             term,
             base,
             version,
-            floor,
-            undo_floor,
+            floors: Floors { floor, undo_floor },
             truncated_term,
             history,
             position,
@@ -501,8 +500,7 @@ mod tests {
             term: Term(3),
             base: 0,
             version: Version::new(Term(3), 7),
-            floor: Version::ZERO,
-            undo_floor: Version::ZERO,
+            floors: Floors::default(),
             truncated_term: None,
             history: (1..=slot.index() as u64 % 4).map(|term| (Term(term), term)).collect(),
             position: LogPosition(9),

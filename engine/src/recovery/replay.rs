@@ -14,10 +14,11 @@ use crate::chain::SEGMENT_BYTES_MAX;
 use crate::error::{ApplyError, SlotError};
 use crate::frames::{
     FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE,
+    FRAME_UNDO_FLOOR,
 };
 use crate::log::{FrameHeader, FrameKind};
 use crate::slot::SlotState;
-use crate::types::{Generation, RangeHeader, SLOTS, Slot, Term, Version};
+use crate::types::{Floors, Generation, RangeHeader, SLOTS, Slot, Term, Version};
 use crate::wakes::Wakes;
 
 /// Why a frame of the engine's log cannot be replayed. It is the source of a
@@ -159,7 +160,14 @@ pub(crate) fn replay_frame(
     }
     if !matches!(
         frame.kind,
-        FRAME_DATA | FRAME_OPEN | FRAME_DROP | FRAME_TERM | FRAME_TRUNCATE | FRAME_STABLE | FRAME_FLOOR
+        FRAME_DATA
+            | FRAME_OPEN
+            | FRAME_DROP
+            | FRAME_TERM
+            | FRAME_TRUNCATE
+            | FRAME_STABLE
+            | FRAME_FLOOR
+            | FRAME_UNDO_FLOOR
     ) {
         let FrameKind(kind) = frame.kind;
         return Err(ReplayError::UnknownKind(kind));
@@ -178,13 +186,18 @@ pub(crate) fn replay_frame(
         }
         held.begin_generation(generation);
     }
+    let version = Version::new(range.term, range.base);
     match frame.kind {
         FRAME_DATA => replay_data(held, range, payload),
         FRAME_TERM => replay_term(held, range),
-        FRAME_TRUNCATE => replay_truncation(held, Version::new(range.term, range.base)),
-        FRAME_STABLE => replay_stable(held, Version::new(range.term, range.base)),
+        FRAME_TRUNCATE => replay_truncation(held, version),
+        FRAME_STABLE => replay_stable(held, version),
         FRAME_FLOOR => {
-            held.raise_floor(Version::new(range.term, range.base));
+            held.raise_floors(Floors { floor: version, ..Floors::default() });
+            Ok(())
+        }
+        FRAME_UNDO_FLOOR => {
+            held.raise_floors(Floors { undo_floor: version, ..Floors::default() });
             Ok(())
         }
         _ => Ok(()),

@@ -9,7 +9,7 @@ use crate::history::History;
 use crate::log::LogPosition;
 use crate::segment::SegmentRef;
 use crate::slot::SlotState;
-use crate::types::{Generation, RangeHeader, Slot, Term, Version};
+use crate::types::{Floors, Generation, RangeHeader, Slot, Term, Version};
 use crate::wakes::Wakes;
 
 /// A slot's state, without its records.
@@ -27,10 +27,8 @@ pub struct SlotImage {
     pub base: u64,
     /// The last write.
     pub version: Version,
-    /// The highest tombstone that was discarded, here or before the slot was copied.
-    pub floor: Version,
-    /// No write up to here is ever taken back.
-    pub undo_floor: Version,
+    /// What was discarded.
+    pub floors: Floors,
     /// The highest term whose writes were taken back.
     pub truncated_term: Option<Term>,
     /// The terms, each with the first counter of its writes, the oldest first.
@@ -63,8 +61,8 @@ impl SlotImage {
             Some("a generation ended that is later than the slot's")
         } else if !is_open && (!is_empty || !self.history.is_empty() || self.keys > 0) {
             Some("a generation that has ended has data")
-        } else if self.floor > self.undo_floor || self.undo_floor > self.version.max(self.floor) {
-            Some("its floors and its version are out of order")
+        } else if self.floors.floor > self.floors.undo_floor {
+            Some("its floors are out of order")
         } else if self.version.counter > COUNTER_MAX || self.base > self.version.counter {
             Some("its version or its base is impossible")
         } else if self.version.term > self.term || last_term > self.term {
@@ -88,8 +86,7 @@ impl SlotState {
             term: self.term,
             base: self.base,
             version: self.version,
-            floor: self.floor,
-            undo_floor: self.undo_floor,
+            floors: self.floors,
             truncated_term: self.truncated_term,
             history: self.history.starts().to_vec(),
             position: self.position,
@@ -113,8 +110,7 @@ impl SlotState {
         self.term = image.term;
         self.base = image.base;
         self.version = image.version;
-        self.floor = image.floor;
-        self.undo_floor = image.undo_floor;
+        self.floors = image.floors;
         self.truncated_term = image.truncated_term;
         self.history = History::from_starts(image.history.clone());
         self.mark(&mut Wakes::default());

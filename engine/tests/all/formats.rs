@@ -16,8 +16,8 @@ use lockgate_engine::log::{FrameHeader, FrameKind, LogStart};
 use lockgate_engine::meta::{META_BYTES_MAX, META_VERSION, Meta};
 use lockgate_engine::record::{self, NewRecord};
 use lockgate_engine::{
-    FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE, Generation,
-    LogPosition, RangeHeader, Slot, Term, Version,
+    FRAME_DATA, FRAME_DROP, FRAME_FLOOR, FRAME_OPEN, FRAME_STABLE, FRAME_TERM, FRAME_TRUNCATE,
+    FRAME_UNDO_FLOOR, Floors, Generation, LogPosition, RangeHeader, Slot, Term, Version,
 };
 
 use crate::common::{key, slot_of, standalone};
@@ -170,6 +170,7 @@ fn log_files_are_as_documented() {
         (5, "truncate", FRAME_TRUNCATE),
         (6, "stable", FRAME_STABLE),
         (7, "floor", FRAME_FLOOR),
+        (8, "undo floor", FRAME_UNDO_FLOOR),
     ] {
         assert!(found == FrameKind(kind) && docs().contains(&format!("\n| {kind} | {name} |")), "{name}");
     }
@@ -215,8 +216,7 @@ fn manifest() -> Manifest {
         term: Term(9),
         base: 0x71,
         version: Version::new(Term(6), 0x81),
-        floor: Version::new(Term(4), 0x41),
-        undo_floor: Version::new(Term(5), 0x42),
+        floors: Floors { floor: Version::new(Term(4), 0x41), undo_floor: Version::new(Term(5), 0x42) },
         truncated_term: Some(Term(8)),
         history: vec![(Term(6), 0x43)],
         position: LogPosition(0x44),

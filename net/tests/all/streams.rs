@@ -95,7 +95,7 @@ impl FollowObserver for Followed {
 pub struct Two {
     pub source: Engine,
     pub target: Engine,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     pub fed: Rc<Fed>,
     pub follower: Follower,
     pub followed: Rc<Followed>,

@@ -82,7 +82,7 @@ fn a_copy_refuses_who_is_below_the_floor_of_its_source() {
             let stream = engine.stream();
             stream.subscribe(slot, GENERATION, Version::ZERO).expect("it is there");
             while let Some(range) = stream.next_range(1 << 20) {
-                copy.raise_floor(slot, GENERATION, range.floor).expect("it is filled");
+                copy.raise_floors(slot, GENERATION, range.floors).expect("it is filled");
                 let header = RangeHeader { term: range.term, base: range.base };
                 copy.apply(slot, GENERATION, &header, &range.bytes).expect("it goes on");
             }

@@ -36,7 +36,7 @@ pub fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Applies the next range that a stream has, with its floor, and returns its length in bytes; `None` where it has none.
+/// Applies the next range that a stream has, with its floors, and returns its length in bytes; `None` where it has none.
 pub fn apply_next(
     stream: &SlotStream,
     to: &Engine,
@@ -44,7 +44,7 @@ pub fn apply_next(
     max_bytes: usize,
 ) -> Option<usize> {
     let range = stream.next_range(max_bytes)?;
-    to.raise_floor(range.slot, generation, range.floor).unwrap();
+    to.raise_floors(range.slot, generation, range.floors).unwrap();
     let header = RangeHeader { term: range.term, base: range.base };
     let applied = to.apply(range.slot, generation, &header, &range.bytes).unwrap();
     assert_eq!(applied.version, range.last);
@@ -122,18 +122,25 @@ impl StableWatermarks for AllStable {
     }
 }
 
-/// An engine that has discarded a tombstone of this slot: that of version 1:2, of the key that was written first.
+/// An engine that has discarded a tombstone of this slot: that of version 1:3. What the slot has are a key of version 1:1 and
+/// one that was overwritten until 1:23.
 pub fn with_a_floor(path: &Path) -> (Engine, Slot) {
     let engine = clustered(path, 1);
     let slot = slot_of("x");
     own(&engine, slot, FIRST, 1);
     let keys = engine.keyspace(0);
+    let _ = keys.set(&key("x", 9), b"stays").unwrap();
     let _ = keys.set(&key("x", 0), b"v").unwrap();
     let _ = keys.delete(&key("x", 0)).unwrap();
     for _ in 0..20 {
         let _ = keys.set(&key("x", 1), &[1; 100]).unwrap();
     }
-    engine.set_stable_watermarks(Arc::new(AllStable));
-    wait_until(&engine, "a compaction", |engine| engine.compaction_stats().steps > 0);
+    compact(&engine);
     (engine, slot)
+}
+
+/// Lets everything be discarded that was superseded so far, and waits until some of it is.
+pub fn compact(engine: &Engine) {
+    engine.set_stable_watermarks(Arc::new(AllStable));
+    wait_until(engine, "a compaction", |engine| engine.compaction_stats().steps > 0);
 }

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use lockgate_engine::{
-    Engine, Generation, RangeHeader, Slot, SlotStream, StreamRange, SubscribeError, Version,
+    Engine, Floors, Generation, RangeHeader, Slot, SlotStream, StreamRange, SubscribeError, Version,
 };
 use lockgate_runtime::{Event, IoBuf};
 
 use super::message::{
-    self, KIND_ACK, KIND_CURSORS_SYNCED, KIND_FLOORS, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE,
-    KIND_UNSUBSCRIBE, KIND_WATERMARKS, RANGE_HEADER_BYTES, RANGES_HEADER_BYTES, Range, Refused, Subscribe,
-    Told, WhyRefused,
+    self, AckedTo, Discarded, KIND_ACK, KIND_CURSORS_SYNCED, KIND_FLOORS, KIND_RANGES, KIND_REFUSED,
+    KIND_SUBSCRIBE, KIND_UNSUBSCRIBE, KIND_WATERMARKS, RANGE_HEADER_BYTES, RANGES_HEADER_BYTES, Range,
+    Refused, Subscribe, WhyRefused,
 };
 use super::window::{Brought, FEED_WINDOW_BYTES, Window};
 use crate::link::{FRAME_BYTES_MAX, Hello, LinkError, LinkReceiver, LinkSender, MESSAGE_BYTES_MAX, Message};
@@ -359,7 +359,7 @@ impl Feed {
             if matches!(sent, Ok(false))
                 && let Some(entries) = self.next_watermarks()
             {
-                let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_told(&entries))];
+                let parts: Vec<Box<dyn IoBuf>> = vec![Box::new(message::encode_watermarks(&entries))];
                 sent = sender.send(KIND_WATERMARKS, parts).await.map(|()| true);
             }
             match sent {
@@ -407,7 +407,7 @@ impl Feed {
     }
 
     /// Watermarks that have advanced since the follower was told, of slots of which it has more than that.
-    fn next_watermarks(&self) -> Option<Vec<Told>> {
+    fn next_watermarks(&self) -> Option<Vec<AckedTo>> {
         let from_ns = self.look_from_ns();
         let mut state = self.state.borrow_mut();
         let State { slots, untold, looked_at_ns, look_then, is_urgent, .. } = &mut *state;
@@ -430,7 +430,7 @@ impl Feed {
                 let version = version.filter(|&version| version >= fed.begun_at && Some(version) > fed.told);
                 if let Some(version) = version {
                     fed.told = Some(version);
-                    entries.push(Told { slot, subscription: fed.subscription, version });
+                    entries.push(AckedTo { slot, subscription: fed.subscription, version });
                 }
             }
             fed.knows_too_little()
@@ -469,8 +469,8 @@ impl Feed {
             // Subscriptions change on this core only, together with `slots`.
             let Some(fed) = self.state.borrow().slots.get(&range.slot).copied() else { continue };
             let (slot, bytes) = (range.slot, range.bytes.as_slice().len());
-            if range.floor > Version::ZERO {
-                floors.push(Told { slot, subscription: fed.subscription, version: range.floor });
+            if range.floors != Floors::default() {
+                floors.push(Discarded { slot, subscription: fed.subscription, floors: range.floors });
             }
             sent.push((slot, bytes));
             pack.brought.push(Brought { slot, subscription: fed.subscription, last: range.last });
@@ -491,14 +491,14 @@ impl Feed {
 
 /// A message of ranges, and what is told of their slots before it.
 struct Outgoing {
-    floors: Vec<Told>,
+    floors: Vec<Discarded>,
     ranges: Vec<Box<dyn IoBuf>>,
 }
 
 impl Outgoing {
     async fn send(self, sender: &LinkSender) -> Result<(), LinkError> {
         if !self.floors.is_empty() {
-            sender.send(KIND_FLOORS, vec![Box::new(message::encode_told(&self.floors))]).await?;
+            sender.send(KIND_FLOORS, vec![Box::new(message::encode_floors(&self.floors))]).await?;
         }
         sender.send(KIND_RANGES, self.ranges).await
     }

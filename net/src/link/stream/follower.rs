@@ -22,8 +22,8 @@ use lockgate_engine::{ApplyError, Engine, Generation, LogFailed, LogTicket, Slot
 use lockgate_runtime::Event;
 
 use super::message::{
-    self, Ack, KIND_ACK, KIND_CURSORS_SYNCED, KIND_FLOORS, KIND_RANGES, KIND_REFUSED, KIND_SUBSCRIBE,
-    KIND_UNSUBSCRIBE, KIND_WATERMARKS, Range, Refused, Subscribe, Subscription, Told, WhyRefused,
+    self, Ack, AckedTo, Discarded, KIND_ACK, KIND_CURSORS_SYNCED, KIND_FLOORS, KIND_RANGES, KIND_REFUSED,
+    KIND_SUBSCRIBE, KIND_UNSUBSCRIBE, KIND_WATERMARKS, Range, Refused, Subscribe, Subscription, WhyRefused,
 };
 use super::syncs::{Round, Syncs};
 use crate::link::{Hello, Link, LinkError, LinkReceiver, LinkSender, Message};
@@ -364,9 +364,9 @@ impl Inner {
                 }
             }
             KIND_WATERMARKS => {
-                let told = message::decode_told(bytes).map_err(|error| sender.reject(kind, error))?;
+                let told = message::decode_watermarks(bytes).map_err(|error| sender.reject(kind, error))?;
                 let mut state = self.state.borrow_mut();
-                for Told { slot, subscription, version } in told {
+                for AckedTo { slot, subscription, version } in told {
                     let wanted = state.wanted.get_mut(&slot);
                     if let Some(wanted) = wanted.filter(|wanted| wanted.subscription == subscription) {
                         wanted.watermark = wanted.watermark.max(Some(version));
@@ -375,9 +375,9 @@ impl Inner {
                 }
             }
             KIND_FLOORS => {
-                let floors = message::decode_told(bytes).map_err(|error| sender.reject(kind, error))?;
-                for floor in floors {
-                    self.raise_floor(floor).await;
+                let floors = message::decode_floors(bytes).map_err(|error| sender.reject(kind, error))?;
+                for discarded in floors {
+                    self.raise_floors(discarded).await;
                 }
             }
             _ => return Err(sender.reject(kind, "a feeder does not send this kind")),
@@ -385,12 +385,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes a slot's floor over, before its first range comes.
-    async fn raise_floor(&self, Told { slot, subscription, version }: Told) {
+    /// Takes over what the source has discarded of a slot, before the range comes that lacks it.
+    async fn raise_floors(&self, Discarded { slot, subscription, floors }: Discarded) {
         // Looked up anew after every wait: the slot may have been let go meanwhile.
         loop {
             let Some(wanted) = self.state.borrow().current(slot, subscription) else { return };
-            match self.engine.raise_floor(slot, wanted.generation, version) {
+            match self.engine.raise_floors(slot, wanted.generation, floors) {
                 Ok(()) => return,
                 Err(error) if error.is_retryable() && self.engine.wait_log_room(slot).await.is_ok() => {}
                 Err(error) => {

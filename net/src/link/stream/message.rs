@@ -5,7 +5,7 @@
 //! - A *subscription* number names one Subscribe of one follower. Ranges and refusals carry it, so that those of an
 //!   earlier subscription to the same slot, still under way, are told apart: applied, they could leave a gap.
 
-use lockgate_engine::{Generation, RangeHeader, Slot, Term, Version};
+use lockgate_engine::{Floors, Generation, RangeHeader, Slot, Term, Version};
 
 /// Follower to feeder: follow these slots from these cursors on.
 pub(super) const KIND_SUBSCRIBE: u8 = 16;
@@ -21,7 +21,7 @@ pub(super) const KIND_RANGES: u8 = 32;
 pub(super) const KIND_REFUSED: u8 = 33;
 /// Feeder to follower: up to where the source has acknowledged slots' writes.
 pub(super) const KIND_WATERMARKS: u8 = 34;
-/// Feeder to follower: up to where the slots that begin with the next ranges have lost deletions.
+/// Feeder to follower: what the source has discarded of slots whose ranges come next.
 pub(super) const KIND_FLOORS: u8 = 35;
 
 const SUBSCRIBE_BYTES: usize = 40;
@@ -30,7 +30,8 @@ const ACK_BYTES: usize = 16;
 pub(super) const RANGES_HEADER_BYTES: usize = 16;
 pub(super) const RANGE_HEADER_BYTES: usize = 48;
 const REFUSED_BYTES: usize = 32;
-const TOLD_BYTES: usize = 24;
+const WATERMARK_BYTES: usize = 24;
+const FLOORS_BYTES: usize = 40;
 
 /// Why a slot is not (or no longer) followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,12 +94,20 @@ pub(super) struct Refused {
     pub(super) why: WhyRefused,
 }
 
-/// A version that the source tells of a slot: an acknowledged watermark, or a floor.
+/// Up to where a slot's writes were acknowledged at the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct AckedTo {
     pub(super) slot: Slot,
     pub(super) subscription: u32,
     pub(super) version: Version,
+}
+
+/// What is missing of what the source feeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Discarded {
+    pub(super) slot: Slot,
+    pub(super) subscription: u32,
+    pub(super) floors: Floors,
 }
 
 /// How far the follower is, as numbers of Ranges messages.
@@ -203,11 +212,8 @@ pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
             let mut fields = Fields(entry);
             let (slot, why, subscription) = fields.subscription()?;
             let generation = Generation(fields.u64()?);
-            let common = Version::new(Term(fields.u64()?), fields.u64()?);
+            let common = fields.version()?;
             let why = match why {
-                2 if common.counter == 0 && common != Version::ZERO => {
-                    return Err(BadMessage("a version's counter is zero"));
-                }
                 2 => WhyRefused::Diverged { common },
                 1 | 3 if common != Version::ZERO => {
                     return Err(BadMessage("reserved bytes are not zero"));
@@ -221,8 +227,8 @@ pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
         .collect()
 }
 
-pub(super) fn encode_told(entries: &[Told]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(entries.len() * TOLD_BYTES);
+pub(super) fn encode_watermarks(entries: &[AckedTo]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * WATERMARK_BYTES);
     for entry in entries {
         put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
         bytes.extend_from_slice(&entry.version.term.0.to_le_bytes());
@@ -231,13 +237,37 @@ pub(super) fn encode_told(entries: &[Told]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn decode_told(bytes: &[u8]) -> Result<Vec<Told>, BadMessage> {
-    entries::<TOLD_BYTES>(bytes)?
+pub(super) fn decode_watermarks(bytes: &[u8]) -> Result<Vec<AckedTo>, BadMessage> {
+    entries::<WATERMARK_BYTES>(bytes)?
         .map(|entry| {
             let mut fields = Fields(entry);
             let (slot, reserved, subscription) = fields.subscription()?;
             must_be_zero(reserved)?;
-            Ok(Told { slot, subscription, version: Version::new(Term(fields.u64()?), fields.u64()?) })
+            Ok(AckedTo { slot, subscription, version: Version::new(Term(fields.u64()?), fields.u64()?) })
+        })
+        .collect()
+}
+
+pub(super) fn encode_floors(entries: &[Discarded]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * FLOORS_BYTES);
+    for Discarded { slot, subscription, floors } in entries {
+        put_subscription(&mut bytes, *slot, 0, *subscription);
+        for version in [floors.floor, floors.undo_floor] {
+            bytes.extend_from_slice(&version.term.0.to_le_bytes());
+            bytes.extend_from_slice(&version.counter.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+pub(super) fn decode_floors(bytes: &[u8]) -> Result<Vec<Discarded>, BadMessage> {
+    entries::<FLOORS_BYTES>(bytes)?
+        .map(|entry| {
+            let mut fields = Fields(entry);
+            let (slot, reserved, subscription) = fields.subscription()?;
+            must_be_zero(reserved)?;
+            let (floor, undo_floor) = (fields.version()?, fields.version()?);
+            Ok(Discarded { slot, subscription, floors: Floors { floor, undo_floor } })
         })
         .collect()
 }
@@ -336,6 +366,15 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// A version: of a write, or zeros.
+    fn version(&mut self) -> Result<Version, BadMessage> {
+        let version = Version::new(Term(self.u64()?), self.u64()?);
+        if version.counter == 0 && version != Version::ZERO {
+            return Err(BadMessage("a version's counter is zero"));
+        }
+        Ok(version)
+    }
+
     /// A slot, a number that depends on the message, and a subscription.
     fn subscription(&mut self) -> Result<(Slot, u16, u32), BadMessage> {
         let slot = Slot::new(self.u16()?).ok_or(BadMessage("it names a slot that does not exist"))?;
@@ -380,17 +419,32 @@ mod tests {
 
     #[test]
     fn watermarks_come_back() {
-        let watermarks = [3, 16_383].map(|number| Told {
+        let watermarks = [3, 16_383].map(|number| AckedTo {
             slot: slot(number),
             subscription: 9,
             version: Version::new(Term(2), u64::from(number)),
         });
-        let bytes = encode_told(&watermarks);
-        assert_eq!(decode_told(&bytes).unwrap(), watermarks);
-        assert!(decode_told(&bytes[..47]).is_err() && decode_told(&[]).is_err());
+        let bytes = encode_watermarks(&watermarks);
+        assert_eq!(decode_watermarks(&bytes).unwrap(), watermarks);
+        assert!(decode_watermarks(&bytes[..47]).is_err() && decode_watermarks(&[]).is_err());
         let mut reserved = bytes;
         reserved[2] = 1;
-        assert!(decode_told(&reserved).is_err());
+        assert!(decode_watermarks(&reserved).is_err());
+    }
+
+    #[test]
+    fn floors_come_back() {
+        let (floor, undo_floor) = (Version::new(Term(3), 4), Version::new(Term(5), 6));
+        let floors = [Floors { floor, undo_floor }, Floors { undo_floor, ..Floors::default() }]
+            .map(|floors| Discarded { slot: slot(16_383), subscription: 8, floors });
+        let bytes = encode_floors(&floors);
+        assert_eq!(decode_floors(&bytes).unwrap(), floors);
+        assert!(decode_floors(&bytes[..79]).is_err() && decode_floors(&[]).is_err());
+        for (at, byte) in [(2, 1), (16, 0), (32, 0)] {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            assert!(decode_floors(&bytes).is_err(), "reserved bytes, or a version without a counter: {at}");
+        }
     }
 
     fn ranges() -> Vec<u8> {
@@ -448,7 +502,8 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = (decode_subscribe(&bytes), decode_subscriptions(&bytes), decode_ack(&bytes));
-            let _ = (decode_refused(&bytes), decode_ranges(&bytes), decode_told(&bytes));
+            let _ = (decode_refused(&bytes), decode_ranges(&bytes), decode_watermarks(&bytes));
+            let _ = decode_floors(&bytes);
         }
     }
 }
