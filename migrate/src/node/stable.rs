@@ -6,8 +6,8 @@
 //! - At a replica, and in a slot that is imported: what the source said in this subscription to have acknowledged.
 //! - Where nothing is known nothing is discarded.
 //!
-//! Under the policy `Primary`, and after a recovery from a lost majority, an earlier primary may have to go back further
-//! than that. It cannot, and starts its slots anew.
+//! Under the policy `Primary`, and after a recovery from a lost majority, a node may have to go back further than that, or
+//! than where its source had discarded. It cannot, and starts its slots anew.
 
 use lockgate_engine::{Gate, Generation, Slot, StableWatermarks, Version};
 use lockgate_runtime::sync::Weak;
