@@ -385,14 +385,17 @@ impl Chain {
         self.dead_bytes += u64::from(bytes);
     }
 
-    /// Notes that every value before this place is superseded. Records behind it, which came with it, are not noted yet.
+    /// Notes that every value before this place is superseded. Records behind it, which came with it or are taken in once
+    /// more, are not noted yet.
     pub(crate) fn supersede_all(&mut self, before: RecordOffset) {
-        self.dead_bytes = 0;
         for link in &mut self.links {
-            let noted = link.segment.byte_of(before).map_or(link.bytes, |at| at as u32);
-            link.dead_bytes = noted - link.tombstone_bytes;
-            self.dead_bytes += u64::from(link.dead_bytes);
+            let at = link.segment.byte_of(before);
+            link.dead_bytes = at.map_or(link.bytes, |at| at as u32) - link.tombstone_bytes;
+            if at.is_some() {
+                break;
+            }
         }
+        self.dead_bytes = self.links.iter().map(|link| u64::from(link.dead_bytes)).sum();
     }
 
     /// Notes that the last segment got a record that is no value.

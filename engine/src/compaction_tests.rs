@@ -1,5 +1,6 @@
 //! A slot against the list of all its writes: whatever is discarded, what is live stays, receivers that count as whole have
-//! no gaps, and the slot can go back to where it says that it can.
+//! no gaps, and the slot and its receivers can go back to where they say that they can. Also where the slot's place is taken
+//! by a copy of it, and where it loses its last writes.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -15,10 +16,10 @@ use crate::arena::{Arena, MemoryBudget};
 use crate::compaction::Step;
 use crate::dirty::DirtySlots;
 use crate::index::KeyHasher;
-use crate::record::{Kind, NewRecord, encode};
-use crate::slot::SlotState;
+use crate::record::{NewRecord, encode};
+use crate::slot::{Cut, SlotState};
 use crate::store::Store;
-use crate::types::{Generation, RangeHeader, Slot, Term, Version};
+use crate::types::{Floors, Generation, RangeHeader, Slot, Term, Version};
 use crate::wakes::Wakes;
 use crate::watchers::{Gates, Watchers};
 
@@ -36,6 +37,8 @@ type Content = BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>;
 #[derive(Clone, Debug)]
 struct Write {
     version: Version,
+    /// What its counter counted from.
+    base: u64,
     /// `None`: all of them.
     key: Option<Vec<u8>>,
     value: Option<(Vec<u8>, Option<u64>)>,
@@ -58,12 +61,39 @@ fn new_slot(budget: &Arc<MemoryBudget>) -> SlotState {
     state
 }
 
-/// One receiver: what it has, up to where, and whether that is without gaps.
+/// One receiver: a slot that is filled, and from where on it counts as having no gaps.
 struct Receiver {
     stream: Arc<DirtySlots>,
-    content: Content,
-    cursor: Version,
+    copy: SlotState,
     whole_from: u64,
+}
+
+impl Receiver {
+    fn new() -> Receiver {
+        let stream = Arc::new(DirtySlots::new());
+        Receiver { stream, copy: new_slot(&Arc::new(MemoryBudget::new(1 << 30))), whole_from: 0 }
+    }
+
+    /// Whether the receiver's slot lacks what later writes will make up for.
+    fn has_gaps(&self) -> bool {
+        self.copy.version() < self.copy.floors().undo_floor
+    }
+}
+
+/// Takes some verified records in.
+fn take_in(slot: &mut SlotState, range: RangeHeader, records: &[u8]) {
+    let counters = verify_range(slot.slot(), range, records).unwrap();
+    let fresh = slot.fresh(range, records, counters).unwrap().expect("it is new");
+    slot.reserve(range, &fresh).unwrap();
+    slot.take_in(range, &fresh, &mut Wakes::default());
+}
+
+fn assert_content(store: &Store, content: &Content) {
+    assert_eq!(store.keys(), content.len() as u64);
+    for (key, (value, deadline_ms)) in content {
+        let record = store.record_at(store.find(KEYSPACE, key).expect("it is live"));
+        assert_eq!((record.value, record.deadline_ms), (&value[..], *deadline_ms));
+    }
 }
 
 struct Test {
@@ -104,18 +134,21 @@ impl Test {
     }
 
     fn write(&mut self, range: RangeHeader, number: u32, value: Option<(Vec<u8>, Option<u64>)>) {
-        let key = key(number);
+        self.write_key(range, key(number), value);
+    }
+
+    fn write_key(&mut self, range: RangeHeader, key: Vec<u8>, value: Option<(Vec<u8>, Option<u64>)>) {
         let new = match &value {
             Some((value, deadline_ms)) => NewRecord::put(KEYSPACE, &key, value, *deadline_ms),
             None => NewRecord::delete(KEYSPACE, &key),
         };
         let version = self.append(range, new);
-        self.writes.push(Write { version, key: Some(key), value });
+        self.writes.push(Write { version, base: range.base, key: Some(key), value });
     }
 
     fn clear(&mut self, range: RangeHeader) {
         let version = self.append(range, NewRecord::clear(KEYSPACE));
-        self.writes.push(Write { version, key: None, value: None });
+        self.writes.push(Write { version, base: range.base, key: None, value: None });
     }
 
     fn append(&mut self, range: RangeHeader, new: NewRecord<'_>) -> Version {
@@ -123,21 +156,14 @@ impl Test {
         let new = NewRecord { delta: (counter - range.base) as u32, ..new };
         let mut bytes = vec![0; new.encoded_bytes()];
         encode(&mut bytes, &new);
-        let counters = verify_range(self.slot.slot(), range, &bytes).unwrap();
-        let fresh = self.slot.fresh(range, &bytes, counters).unwrap().expect("it is new");
-        self.slot.reserve(range, &fresh).unwrap();
-        self.slot.take_in(range, &fresh, &mut Wakes::default());
+        take_in(&mut self.slot, range, &bytes);
         Version::new(range.term, counter)
     }
 
     fn check_content(&self) {
         let content = self.content_at(u64::MAX);
         let store = &self.slot.store;
-        assert_eq!(store.keys(), content.len() as u64);
-        for (key, (value, deadline_ms)) in &content {
-            let record = store.record_at(store.find(KEYSPACE, key).expect("it is live"));
-            assert_eq!((record.value, record.deadline_ms), (&value[..], *deadline_ms));
-        }
+        assert_content(store, &content);
         let with_deadline = content.values().filter(|(_, deadline_ms)| deadline_ms.is_some()).count();
         assert_eq!(store.keys_with_deadline(), with_deadline as u64);
         let earliest = content.values().filter_map(|(_, deadline_ms)| *deadline_ms).min();
@@ -162,19 +188,29 @@ impl Test {
         }
     }
 
-    /// Goes on with a copy of the slot that was filled from its beginning, as after a failover. Nobody follows that yet.
+    /// Goes on with what a receiver has, or with a new copy, as after a failover. Nobody follows that yet.
     fn go_on_with_a_copy(&mut self) {
-        let mut copy = new_slot(&Arc::new(MemoryBudget::new(1 << 30)));
-        copy.raise_floors(self.slot.floors());
-        for link in self.slot.store.chain().links().iter().filter(|link| link.bytes > 0) {
-            let (range, records) = (link.segment.range(), link.segment.bytes(0..link.segment.published()));
-            let counters = verify_range(copy.slot(), range, records).unwrap();
-            let fresh = copy.fresh(range, records, counters).unwrap().expect("it is new");
-            copy.reserve(range, &fresh).unwrap();
-            copy.take_in(range, &fresh, &mut Wakes::default());
+        if self.receivers.is_empty() {
+            self.subscribe(Receiver::new());
         }
-        assert_eq!(copy.version(), self.last());
-        self.slot = copy;
+        self.send(0, usize::MAX);
+        self.slot = self.receivers.swap_remove(0).copy;
+        assert_eq!(self.slot.version(), self.last());
+        self.away.append(&mut self.receivers);
+    }
+
+    /// The slot loses so many of its last writes, which it had discarded others for, and recovers from a log of all before.
+    fn lose(&mut self, count: usize) {
+        self.writes.truncate(self.writes.len().saturating_sub(count));
+        self.slot = new_slot(&Arc::new(MemoryBudget::new(1 << 30)));
+        for Write { version, base, key, value } in std::mem::take(&mut self.writes) {
+            let range = RangeHeader { term: version.term, base };
+            match (key, value) {
+                (Some(key), value) => self.write_key(range, key, value),
+                (None, _) => self.clear(range),
+            }
+        }
+        self.stable = self.stable.min(self.last().counter);
         self.away.append(&mut self.receivers);
     }
 
@@ -183,49 +219,69 @@ impl Test {
     }
 
     fn subscribe(&mut self, mut receiver: Receiver) {
-        if receiver.cursor != Version::ZERO && receiver.cursor < self.slot.floors().floor {
-            (receiver.content, receiver.cursor) = (Content::new(), Version::ZERO);
+        if !self.can_go_on(&mut receiver.copy) {
+            receiver = Receiver::new();
         }
-        self.slot.add_stream(&receiver.stream, receiver.cursor);
+        self.slot.add_stream(&receiver.stream, receiver.copy.version());
         receiver.whole_from = self.last().counter;
         self.receivers.push(receiver);
     }
 
+    /// Whether a copy can go on from where it is, or from where it can go back to.
+    fn can_go_on(&self, copy: &mut SlotState) -> bool {
+        if !self.slot.on_history(copy.version()) {
+            match copy.cut(self.slot.common(copy.version())) {
+                Ok(Some(cut)) => drop(copy.take_back(cut, &mut Wakes::default())),
+                Ok(None) => {}
+                Err(_) => return false,
+            }
+        }
+        let (cursor, undo_floor) = (copy.version(), copy.floors().undo_floor);
+        cursor == Version::ZERO
+            || self.slot.on_history(cursor)
+                && cursor >= self.slot.floors().floor
+                && (cursor >= undo_floor || self.slot.fills_up_to(undo_floor))
+    }
+
     /// Sends a receiver the records up to `count` behind its cursor.
     fn send(&mut self, at: usize, count: usize) {
-        let receiver = &mut self.receivers[at];
-        let chain = self.slot.store.chain();
-        let (first, mut from) = chain.find_after(receiver.cursor.counter);
+        let copy = &mut self.receivers[at].copy;
+        let (chain, have, after) = (self.slot.store.chain(), self.slot.floors(), copy.version());
+        // What a stream says with a range.
+        copy.raise_floors(Floors {
+            floor: if after == Version::ZERO { have.floor } else { Version::ZERO },
+            undo_floor: if have.undo_floor > after { have.undo_floor } else { Version::ZERO },
+        });
+        let (first, mut from) = chain.find_after(after.counter);
         let mut left = count;
         for link in chain.links().iter().skip(first) {
-            for (_, record) in link.segment.records().filter(|(byte, _)| *byte >= from) {
+            for (byte, record) in link.segment.records().filter(|(byte, _)| *byte >= from) {
                 if left == 0 {
                     break;
                 }
                 left -= 1;
-                let version = link.segment.version_of(&record);
-                assert!(version > receiver.cursor);
-                let key = (record.kind != Kind::Clear).then(|| record.key.to_vec());
-                let value = (record.kind == Kind::Put).then(|| (record.value.to_vec(), record.deadline_ms));
-                put_in(&mut receiver.content, &Write { version, key, value });
-                receiver.cursor = version;
+                let bytes = link.segment.bytes(byte..byte + record.encoded_bytes());
+                take_in(copy, link.segment.range(), bytes);
             }
             from = 0;
         }
-        let (stream, sent) = (receiver.stream.clone(), receiver.cursor.counter);
+        let sent = copy.version().counter;
+        let stream = self.receivers[at].stream.clone();
         self.slot.sent_to(&stream, sent);
         self.check_receiver(at);
     }
 
+    /// A receiver that counts as whole has no gaps, and neither has one that was not told of any.
     fn check_receiver(&self, at: usize) {
         let receiver = &self.receivers[at];
-        if receiver.cursor.counter >= receiver.whole_from {
-            assert_eq!(
-                receiver.content,
-                self.content_at(receiver.cursor.counter),
-                "a whole receiver has no gaps"
-            );
+        let version = receiver.copy.version();
+        if !receiver.has_gaps() {
+            assert_content(&receiver.copy.store, &self.content_at(version.counter));
         }
+        assert!(
+            version.counter < receiver.whole_from || !receiver.has_gaps(),
+            "a whole receiver has no gaps"
+        );
     }
 
     fn check_going_back(&self) {
@@ -236,15 +292,23 @@ impl Test {
                 Ok(None) => assert_eq!(to, status.version),
                 Ok(Some(cut)) => {
                     assert_eq!(cut.version, to);
-                    let expected = self.content_at(to.counter);
-                    let store = cut.store.as_ref().expect("something is taken back");
-                    assert_eq!(store.keys(), expected.len() as u64);
-                    for (key, (value, _)) in &expected {
-                        assert_eq!(store.record_at(store.find(KEYSPACE, key).unwrap()).value, &value[..]);
-                    }
+                    self.check_cut(&cut);
                 }
             }
         }
+        for copy in self.receivers.iter().map(|receiver| &receiver.copy) {
+            for to in (0..copy.version().counter).map(|at| self.version_at(at)) {
+                match copy.cut(to) {
+                    Err(_) => assert!(to < copy.floors().undo_floor, "{to} is above the undo floor"),
+                    Ok(cut) => self.check_cut(&cut.expect("something is taken back")),
+                }
+            }
+        }
+    }
+
+    fn check_cut(&self, cut: &Cut) {
+        let store = cut.store.as_ref().expect("something is taken back");
+        assert_content(store, &self.content_at(cut.version.counter));
     }
 
     fn version_at(&self, counter: u64) -> Version {
@@ -265,6 +329,7 @@ enum Action {
     Leave(usize),
     Return,
     Copy,
+    Lose(usize),
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
@@ -277,7 +342,12 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         4 => (0usize..4, 1usize..20).prop_map(|(at, count)| Action::Send(at, count)),
         1 => (0usize..4).prop_map(Action::Leave),
         1 => Just(Action::Return),
-        1 => proptest::option::weighted(0.3, Just(())).prop_map(|copy| copy.map_or(Action::Return, |()| Action::Copy)),
+        1 => Just(Action::Return),
+        1 => (0usize..40).prop_map(|at| match at {
+            0..6 => Action::Copy,
+            6..14 => Action::Lose(at - 6),
+            _ => Action::Return,
+        }),
     ];
     proptest::collection::vec(action, 1..250)
 }
@@ -298,9 +368,7 @@ fn run(actions: Vec<Action>) -> u64 {
             // So far behind the last write.
             Action::Compact(behind) => test.compact(test.last().counter.saturating_sub(behind)),
             Action::Subscribe => {
-                let stream = Arc::new(DirtySlots::new());
-                let content = Content::new();
-                test.subscribe(Receiver { stream, content, cursor: Version::ZERO, whole_from: 0 });
+                test.subscribe(Receiver::new());
             }
             Action::Send(at, count) if at < test.receivers.len() => test.send(at, count),
             Action::Leave(at) if at < test.receivers.len() => {
@@ -313,6 +381,11 @@ fn run(actions: Vec<Action>) -> u64 {
                 test.subscribe(receiver);
             }
             Action::Copy => test.go_on_with_a_copy(),
+            Action::Lose(count) => {
+                test.lose(count);
+                // What was lost was of a term that is over.
+                range = RangeHeader { term: Term(range.term.0 + 1), base: test.last().counter };
+            }
             Action::Send(..) | Action::Leave(_) | Action::Return => {}
         }
         test.check_content();
@@ -320,8 +393,9 @@ fn run(actions: Vec<Action>) -> u64 {
     test.check_going_back();
     for at in 0..test.receivers.len() {
         test.send(at, usize::MAX);
-        assert_eq!(test.receivers[at].cursor, test.last(), "everybody ends at the last version");
+        assert_eq!(test.receivers[at].copy.version(), test.last(), "everybody ends at the last version");
     }
+    test.check_going_back();
     test.freed_bytes
 }
 
@@ -363,6 +437,13 @@ fn the_rules_of_what_may_go_are_all_needed() {
     // And it comes back to a copy of that slot.
     actions.insert(actions.len() - 1, Action::Copy);
     run(actions);
+    // A receiver was sent a part of what overwriting had left, and comes back when the last of that is lost.
+    let mut actions = vec![put(1), put(2), put(0)];
+    actions.extend((0..20).map(|_| put(1)));
+    actions.extend([put(2), Action::Compact(0), Action::Subscribe, Action::Send(0, 1), Action::Lose(1)]);
+    actions.extend([Action::Return, put(3)]);
+    run(actions.clone());
+    assert!(is_found("gaps-not-noticed", std::iter::once(actions)));
 }
 
 #[test]

@@ -390,6 +390,20 @@ pub enum SubscribeError {
         /// The highest tombstone that was discarded.
         floor: Version,
     },
+    /// The receiver lacks writes whose successors are not here either.
+    #[error(
+        "slot {slot}: at the cursor {cursor} what was superseded up to {undo_floor} is missing, and this history, up to {version}, does not supersede it: start the slot anew"
+    )]
+    Gaps {
+        /// The slot.
+        slot: Slot,
+        /// What the receiver has.
+        cursor: Version,
+        /// Up to where what it lacks was superseded.
+        undo_floor: Version,
+        /// The last write here.
+        version: Version,
+    },
 }
 
 /// Why a receipt's wait ended without the promise.

@@ -15,7 +15,9 @@ use crate::gate::Action;
 use crate::log::{Log, LogError, Reservation};
 use crate::slot::SlotState;
 use crate::store::Store;
-use crate::types::{FrozenAt, Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Truncated, Version};
+use crate::types::{
+    Floors, FrozenAt, Gate, Generation, RangeHeader, Slot, SlotStatus, Term, Truncated, Version,
+};
 use crate::wakes::Wakes;
 
 const NO_RANGE: RangeHeader = RangeHeader { term: Term(0), base: 0 };
@@ -24,6 +26,11 @@ impl Engine {
     /// What a slot is and holds now.
     pub fn slot_status(&self, slot: Slot) -> SlotStatus {
         self.slot(slot).lock().status()
+    }
+
+    /// What of a slot's history was discarded, here or at its source.
+    pub fn slot_floors(&self, slot: Slot) -> Floors {
+        self.slot(slot).lock().floors()
     }
 
     /// Notified after every change of a slot's gate, and after every range that is applied to it.

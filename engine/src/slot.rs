@@ -129,6 +129,15 @@ impl SlotState {
         self.floors
     }
 
+    /// Whether what superseded writes up to `undo_floor` is here, or will come: a receiver that lacks what they superseded gets
+    /// them.
+    pub(crate) fn fills_up_to(&self, undo_floor: Version) -> bool {
+        let known = self.floors.undo_floor;
+        // A term has one owner: what it had at a higher counter it had here.
+        let is_to_come = undo_floor.term == known.term && undo_floor <= known;
+        is_to_come || self.on_history(undo_floor) || mutation!("gaps-not-noticed")
+    }
+
     pub(crate) fn position(&self) -> LogPosition {
         self.position
     }

@@ -74,8 +74,10 @@ impl Cursor {
     /// is filled from itself may have told it more since the stream began.
     fn untold(&mut self, have: Floors) -> Floors {
         let floor = if self.after == Version::ZERO { have.floor } else { Version::ZERO };
-        let undo_floor = if have.undo_floor > self.told { have.undo_floor } else { Version::ZERO };
-        self.told = have.undo_floor;
+        // Who has the write that superseded another one lacks nothing without that.
+        let is_news = have.undo_floor > self.told.max(self.after);
+        let undo_floor = if is_news { have.undo_floor } else { Version::ZERO };
+        self.told = self.told.max(undo_floor);
         Floors { floor, undo_floor }
     }
 }
@@ -106,6 +108,18 @@ impl SlotStream {
         generation: Generation,
         cursor: Version,
     ) -> Result<(), SubscribeError> {
+        self.resume(slot, generation, cursor, Version::ZERO)
+    }
+
+    /// As [`SlotStream::subscribe`], for a receiver that was told an undo floor: see [`Engine::slot_floors`]. If that is above
+    /// its cursor it lacks what was superseded up to there, and this slot must have what superseded it (R4).
+    pub fn resume(
+        &self,
+        slot: Slot,
+        generation: Generation,
+        cursor: Version,
+        undo_floor: Version,
+    ) -> Result<(), SubscribeError> {
         let mut state = self.state.lock();
         let mut held = self.engine.slot(slot).lock();
         let have = held.generation();
@@ -119,6 +133,9 @@ impl SlotStream {
         let Floors { floor, .. } = held.floors();
         if cursor != Version::ZERO && cursor < floor {
             return Err(SubscribeError::BelowFloor { slot, cursor, floor });
+        }
+        if cursor != Version::ZERO && cursor < undo_floor && !held.fills_up_to(undo_floor) {
+            return Err(SubscribeError::Gaps { slot, cursor, undo_floor, version: held.version() });
         }
         held.add_stream(&self.dirty, cursor);
         let news = held.version() > cursor && self.dirty.mark(slot);
@@ -215,7 +232,9 @@ impl SlotStream {
             return Err(Ended);
         }
         if held.truncations() != cursor.truncations {
-            if !held.still_has(cursor.after) {
+            // What was refilled meanwhile may have another floor.
+            let is_below = cursor.after != Version::ZERO && cursor.after < held.floors().floor;
+            if is_below || !held.still_has(cursor.after) {
                 held.remove_stream(&self.dirty);
                 return Err(Ended);
             }

@@ -221,7 +221,8 @@ pub struct RangeHeader {
 pub struct Floors {
     /// The highest tombstone that was discarded: who has less, but something, must start anew (R5).
     pub floor: Version,
-    /// What was superseded up to here may have been discarded: nobody can go back behind it. Not below `floor`.
+    /// What was superseded up to here may have been discarded: nobody can go back behind it. Not below `floor`. A slot whose
+    /// last write is below has gaps: what will fill them comes with the writes up to here.
     pub undo_floor: Version,
 }
 

@@ -307,6 +307,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a_copy_refuses_who_is_below_the_floor_of_its_source",
         "a copy of a slot does not know what its source has discarded",
     ),
+    checked(
+        "gaps-not-noticed",
+        "R4",
+        "who_has_gaps_goes_on_only_where_they_are_filled",
+        "a receiver with gaps goes on at a source that lost what superseded the missing writes",
+    ),
     bug(
         "expiry-not-logged",
         "R17",

@@ -294,7 +294,8 @@ fn judge(held: &SlotState, header: &FrameHeader, payload: &[u8]) -> Judged {
                 false => Judged::Missing("writes that stayed are where the log is damaged"),
             }
         }
-        // They speak of what was never here.
+        // They speak of what was never here. That one of them is lost cannot be told, and need not be: a repaired directory is
+        // another one, which feeds nobody who had a cursor in this slot.
         FRAME_FLOOR | FRAME_UNDO_FLOOR => Judged::Take,
         // A stable frame, and what is no frame at all.
         _ if Version::new(term, header.base) > have => {

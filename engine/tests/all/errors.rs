@@ -44,7 +44,7 @@ named! {
     BatchError: ForeignKey TooManyRecords TooLong Op;
     SlotError: Stale NotOpen WrongGate TermTooLow BelowFloor OutOfMemory Log;
     ApplyError: NotTaking Record ForeignKey OutOfOrder BadBase BadLength TermTooLow Diverged OutOfMemory Log;
-    SubscribeError: NotHere Diverged BelowFloor;
+    SubscribeError: NotHere Diverged BelowFloor Gaps;
     WaitError: LogFailed OnCoreThread;
     OpenError: Config Runtime Io Reserve Meta Checkpoint Recover Log;
     ReplayError: UnknownKind NoSuchSlot Range BadTerm BadTruncation BadStable Truncation NotEmpty OutOfMemory;
@@ -257,6 +257,7 @@ fn subscriptions() {
         theirs.subscribe(slot_of("y"), FIRST, version(0, 0)).unwrap_err(),
         ours.subscribe(slot, FIRST, version(7, 9)).unwrap_err(),
         compacted.stream().subscribe(slot, FIRST, version(1, 1)).unwrap_err(),
+        ours.resume(slot, FIRST, version(1, 1), version(1, 2)).unwrap_err(),
     ];
     assert_all(&errors, &[]);
     assert_eq!(other.slot_status(slot).gate, Gate::Importing);

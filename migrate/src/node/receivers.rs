@@ -169,9 +169,10 @@ impl Receivers {
             match why {
                 _ if !self.is_current(&refusal) => {}
                 WhyRefused::NotHere => self.retry(*slot, now_ns),
-                WhyRefused::Diverged { .. } | WhyRefused::BelowFloor | WhyRefused::Broken(_) => {
-                    self.broken.push(refusal);
-                }
+                WhyRefused::Diverged { .. }
+                | WhyRefused::BelowFloor
+                | WhyRefused::Gaps
+                | WhyRefused::Broken(_) => self.broken.push(refusal),
             }
         }
         if self.due_ns > now_ns {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use lockgate_engine::{Engine, Generation, Slot, SlotError, StableWatermarks, SubscribeError, Term, Version};
+use lockgate_engine::{
+    Engine, Floors, Gate, Generation, RangeHeader, Slot, SlotError, StableWatermarks, SubscribeError, Term,
+    Version,
+};
 use lockgate_net::link::{Link, Purpose};
 use lockgate_net::stream::WhyRefused;
 use lockgate_runtime::IoBuf;
@@ -28,7 +31,7 @@ fn floors_message(slot: Slot, subscription: u32, floor: Version) -> Vec<Box<dyn 
 
 /// A Subscribe message of one slot from its beginning, by hand.
 fn subscribe_message(slot: Slot, subscription: u32) -> Vec<Box<dyn IoBuf>> {
-    let numbers = [SOURCE_GENERATION.0, SOURCE_GENERATION.0, 0, 0].map(u64::to_le_bytes).concat();
+    let numbers = [SOURCE_GENERATION.0, SOURCE_GENERATION.0, 0, 0, 0, 0].map(u64::to_le_bytes).concat();
     let bytes = [&slot.number().to_le_bytes()[..], &[0; 2], &subscription.to_le_bytes(), &numbers].concat();
     vec![Box::new(bytes)]
 }
@@ -142,5 +145,34 @@ fn what_is_said_of_an_earlier_subscription_or_of_a_slot_that_is_gone_changes_not
         sender.close("the test is over");
         two.source.close().await.unwrap();
         two.target.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_follower_with_gaps_is_refused_where_nothing_fills_them() {
+    with_two(256 << 10, |two| async move {
+        let slot = slots().next().unwrap();
+        two.write(3, 100).await;
+        let stream = two.source.stream();
+        stream.subscribe(slot, SOURCE_GENERATION, Version::ZERO).unwrap();
+        let first = stream.next_range(1).unwrap();
+        let last = two.source.slot_status(slot).version;
+        // What another source had at a version that this one never came to.
+        let undo_floor = Version::new(last.term, last.counter + 1);
+        let floors = Floors { undo_floor, ..Floors::default() };
+        two.target.raise_floors(slot, SOURCE_GENERATION, floors).unwrap();
+        let header = RangeHeader { term: first.term, base: first.base };
+        two.target.apply(slot, SOURCE_GENERATION, &header, &first.bytes).unwrap();
+        two.follow_all();
+        two.keep_following();
+        until("a refusal", || !two.followed.refused.borrow().is_empty()).await;
+        assert_eq!(two.followed.refused.take(), [(slot, WhyRefused::Gaps)]);
+        assert_eq!(two.target.slot_status(slot).version, first.last);
+        // It starts anew.
+        let anew = SOURCE_GENERATION.next_minor();
+        two.target.open_slot(slot, anew, Gate::Follower).unwrap();
+        two.follower.follow(slot, anew, SOURCE_GENERATION);
+        two.settle().await;
+        two.end().await;
     });
 }

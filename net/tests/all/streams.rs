@@ -523,7 +523,7 @@ fn ranges_of_an_earlier_subscription_are_not_applied() {
 fn messages_that_make_no_sense_end_the_link_only() {
     with_two(256 << 10, |two| async move {
         for (kind, bytes) in
-            [(16, vec![0; 39]), (16, vec![0xff; 40]), (17, vec![]), (18, vec![1; 16]), (99, vec![1])]
+            [(16, vec![0; 55]), (16, vec![0xff; 56]), (17, vec![]), (18, vec![1; 16]), (99, vec![1])]
         {
             let (sender, mut receiver, _) =
                 Link::connect(two.addr, hello(2, Purpose::Bulk), PATIENCE).await.unwrap();

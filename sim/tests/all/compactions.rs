@@ -94,6 +94,26 @@ fn a_copy_refuses_who_is_below_the_floor_of_its_source() {
     assert_eq!(try_it(Some("floor-not-copied")), Ok(()), "it would keep the key that was deleted");
 }
 
+/// R4. A receiver lacks a value that was overwritten, and the source it comes back to has lost the overwriting.
+#[test]
+fn who_has_gaps_goes_on_only_where_they_are_filled() {
+    let try_it = |bug| {
+        simulated(bug, || async {
+            let (engine, slot) = overwritten(u64::MAX, |_, _| {}).await;
+            let stream = engine.stream();
+            stream.subscribe(slot, GENERATION, Version::ZERO).expect("it is there");
+            let told = stream.next_range(1).expect("it has records").floors.undo_floor;
+            assert_eq!(told, engine.slot_status(slot).version);
+            stream.resume(slot, GENERATION, version(told.counter - 1), told).expect("the last write is here");
+            let lost = version(told.counter + 1);
+            stream.resume(slot, GENERATION, version(told.counter - 1), lost)
+        })
+    };
+    let refused = try_it(None);
+    assert!(matches!(refused, Err(SubscribeError::Gaps { .. })), "{refused:?}");
+    assert_eq!(try_it(Some("gaps-not-noticed")), Ok(()), "it would never get the value");
+}
+
 /// R4.
 #[test]
 fn what_may_be_taken_back_stays_with_what_it_superseded() {

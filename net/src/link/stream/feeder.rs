@@ -250,17 +250,18 @@ impl Feed {
     }
 
     fn subscribe(&self, wanted: &Subscribe) {
-        let &Subscribe { slot, subscription, generation, source_generation, cursor } = wanted;
+        let &Subscribe { slot, subscription, generation, source_generation, cursor, undo_floor } = wanted;
         if self.state.borrow_mut().slots.remove(&slot).is_some() {
             self.stream.unsubscribe(slot);
         }
         let subscribed = if self.observer.may_feed(&self.peer, slot, source_generation) {
-            self.stream.subscribe(slot, source_generation, cursor).map_err(|error| {
+            self.stream.resume(slot, source_generation, cursor, undo_floor).map_err(|error| {
                 tracing::debug!(%error, peer = self.peer.node, "a slot is not fed");
                 match error {
                     SubscribeError::NotHere { .. } => WhyRefused::NotHere,
                     SubscribeError::Diverged { common, .. } => WhyRefused::Diverged { common },
                     SubscribeError::BelowFloor { .. } => WhyRefused::BelowFloor,
+                    SubscribeError::Gaps { .. } => WhyRefused::Gaps,
                 }
             })
         } else {

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use lockgate_engine::{ApplyError, Engine, Generation, LogFailed, LogTicket, Slot, Version};
+use lockgate_engine::{ApplyError, Engine, Floors, Generation, LogFailed, LogTicket, Slot, Version};
 use lockgate_runtime::Event;
 
 use super::message::{
@@ -481,7 +481,8 @@ impl Inner {
         }
         let ticket = self.engine.ticket_at(slot, status.position);
         self.with_link(|link| link.syncs.cursor(Subscription { slot, subscription }, ticket));
-        Some(Subscribe { slot, subscription, generation, source_generation, cursor: status.version })
+        let (cursor, Floors { undo_floor, .. }) = (status.version, self.engine.slot_floors(slot));
+        Some(Subscribe { slot, subscription, generation, source_generation, cursor, undo_floor })
     }
 
     /// Waits for syncs, round by round.

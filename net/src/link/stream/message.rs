@@ -24,7 +24,7 @@ pub(super) const KIND_WATERMARKS: u8 = 34;
 /// Feeder to follower: what the source has discarded of slots whose ranges come next.
 pub(super) const KIND_FLOORS: u8 = 35;
 
-const SUBSCRIBE_BYTES: usize = 40;
+const SUBSCRIBE_BYTES: usize = 56;
 const SUBSCRIPTION_BYTES: usize = 8;
 const ACK_BYTES: usize = 16;
 pub(super) const RANGES_HEADER_BYTES: usize = 16;
@@ -45,6 +45,8 @@ pub enum WhyRefused {
     },
     /// The source has discarded deletions that the receiver has not seen: the slot must start anew.
     BelowFloor,
+    /// The receiver lacks writes whose successors the source does not have: the slot must start anew.
+    Gaps,
     /// The receiver's own engine does not take the slot's ranges; why, in words.
     Broken(String),
 }
@@ -57,6 +59,7 @@ impl std::fmt::Display for WhyRefused {
                 write!(f, "its writes above {common} are not in the source's history")
             }
             WhyRefused::BelowFloor => f.write_str("the source has discarded deletions after its cursor"),
+            WhyRefused::Gaps => f.write_str("it lacks writes whose successors the source does not have"),
             WhyRefused::Broken(reason) => write!(f, "it cannot be applied: {reason}"),
         }
     }
@@ -76,6 +79,8 @@ pub(super) struct Subscribe {
     pub(super) generation: Generation,
     pub(super) source_generation: Generation,
     pub(super) cursor: Version,
+    /// The receiver's.
+    pub(super) undo_floor: Version,
 }
 
 /// A subscription by its number.
@@ -138,11 +143,10 @@ pub(super) fn encode_subscribe(entries: &[Subscribe]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * SUBSCRIBE_BYTES);
     for entry in entries {
         put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
-        for number in
-            [entry.generation.0, entry.source_generation.0, entry.cursor.term.0, entry.cursor.counter]
-        {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
+        bytes.extend_from_slice(&entry.generation.0.to_le_bytes());
+        bytes.extend_from_slice(&entry.source_generation.0.to_le_bytes());
+        put_version(&mut bytes, entry.cursor);
+        put_version(&mut bytes, entry.undo_floor);
     }
     bytes
 }
@@ -155,8 +159,8 @@ pub(super) fn decode_subscribe(bytes: &[u8]) -> Result<Vec<Subscribe>, BadMessag
             must_be_zero(reserved)?;
             let generation = Generation(fields.u64()?);
             let source_generation = Generation(fields.u64()?);
-            let cursor = Version::new(Term(fields.u64()?), fields.u64()?);
-            Ok(Subscribe { slot, subscription, generation, source_generation, cursor })
+            let (cursor, undo_floor) = (fields.version()?, fields.version()?);
+            Ok(Subscribe { slot, subscription, generation, source_generation, cursor, undo_floor })
         })
         .collect()
 }
@@ -196,6 +200,7 @@ pub(super) fn encode_refused(entries: &[Refused]) -> Vec<u8> {
             WhyRefused::NotHere => (1, Version::ZERO),
             WhyRefused::Diverged { common } => (2, common),
             WhyRefused::BelowFloor => (3, Version::ZERO),
+            WhyRefused::Gaps => (4, Version::ZERO),
             WhyRefused::Broken(_) => unreachable!("a receiver's own trouble is not sent"),
         };
         put_subscription(&mut bytes, entry.slot, why, entry.subscription);
@@ -215,11 +220,12 @@ pub(super) fn decode_refused(bytes: &[u8]) -> Result<Vec<Refused>, BadMessage> {
             let common = fields.version()?;
             let why = match why {
                 2 => WhyRefused::Diverged { common },
-                1 | 3 if common != Version::ZERO => {
+                1 | 3 | 4 if common != Version::ZERO => {
                     return Err(BadMessage("reserved bytes are not zero"));
                 }
                 1 => WhyRefused::NotHere,
                 3 => WhyRefused::BelowFloor,
+                4 => WhyRefused::Gaps,
                 _ => return Err(BadMessage("a refusal's reason is unknown")),
             };
             Ok(Refused { slot, subscription, generation, why })
@@ -231,8 +237,7 @@ pub(super) fn encode_watermarks(entries: &[AckedTo]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * WATERMARK_BYTES);
     for entry in entries {
         put_subscription(&mut bytes, entry.slot, 0, entry.subscription);
-        bytes.extend_from_slice(&entry.version.term.0.to_le_bytes());
-        bytes.extend_from_slice(&entry.version.counter.to_le_bytes());
+        put_version(&mut bytes, entry.version);
     }
     bytes
 }
@@ -252,10 +257,8 @@ pub(super) fn encode_floors(entries: &[Discarded]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * FLOORS_BYTES);
     for Discarded { slot, subscription, floors } in entries {
         put_subscription(&mut bytes, *slot, 0, *subscription);
-        for version in [floors.floor, floors.undo_floor] {
-            bytes.extend_from_slice(&version.term.0.to_le_bytes());
-            bytes.extend_from_slice(&version.counter.to_le_bytes());
-        }
+        put_version(&mut bytes, floors.floor);
+        put_version(&mut bytes, floors.undo_floor);
     }
     bytes
 }
@@ -323,6 +326,11 @@ fn put_subscription(bytes: &mut Vec<u8>, slot: Slot, second: u16, subscription: 
     bytes.extend_from_slice(&slot.number().to_le_bytes());
     bytes.extend_from_slice(&second.to_le_bytes());
     bytes.extend_from_slice(&subscription.to_le_bytes());
+}
+
+fn put_version(bytes: &mut Vec<u8>, version: Version) {
+    bytes.extend_from_slice(&version.term.0.to_le_bytes());
+    bytes.extend_from_slice(&version.counter.to_le_bytes());
 }
 
 fn entries<const N: usize>(bytes: &[u8]) -> Result<impl Iterator<Item = &[u8]>, BadMessage> {
@@ -400,6 +408,7 @@ mod tests {
             generation: Generation::new(3).next_minor(),
             source_generation: Generation::new(3),
             cursor: Version::new(Term(9), 10),
+            undo_floor: Version::new(Term(11), 12),
         });
         assert_eq!(decode_subscribe(&encode_subscribe(&subscribes)).unwrap(), subscribes);
         let subscriptions = [Subscription { slot: slot(5), subscription: u32::MAX }];
@@ -412,6 +421,7 @@ mod tests {
             WhyRefused::Diverged { common },
             WhyRefused::Diverged { common: Version::ZERO },
             WhyRefused::BelowFloor,
+            WhyRefused::Gaps,
         ]
         .map(|why| Refused { slot: slot(2), subscription: 1, generation: Generation::new(1), why });
         assert_eq!(decode_refused(&encode_refused(&refused)).unwrap(), refused);
@@ -480,7 +490,7 @@ mod tests {
 
     #[test]
     fn wrong_entries_are_refused() {
-        assert!(decode_subscribe(&[]).is_err() && decode_subscribe(&[0; 39]).is_err());
+        assert!(decode_subscribe(&[]).is_err() && decode_subscribe(&[0; 55]).is_err());
         assert!(decode_subscriptions(&[0xff; 8]).is_err(), "no such slot");
         assert!(decode_subscriptions(&[0, 0, 1, 0, 0, 0, 0, 0]).is_err(), "reserved");
         assert!(decode_refused(&[0; 32]).is_err(), "no such reason");
@@ -489,9 +499,11 @@ mod tests {
             (bytes[2], bytes[at]) = (why, 1);
             decode_refused(&bytes)
         };
-        assert!(refused(1, 8).is_ok() && refused(2, 24).is_ok() && refused(3, 8).is_ok());
         assert!(
-            refused(1, 16).is_err() && refused(3, 24).is_err(),
+            refused(1, 8).is_ok() && refused(2, 24).is_ok() && refused(3, 8).is_ok() && refused(4, 8).is_ok()
+        );
+        assert!(
+            refused(1, 16).is_err() && refused(3, 24).is_err() && refused(4, 24).is_err(),
             "only who diverged has something in common"
         );
         assert!(refused(2, 16).is_err(), "a term without a counter");
