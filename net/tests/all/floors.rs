@@ -10,7 +10,9 @@ use lockgate_net::link::{Link, Purpose};
 use lockgate_net::stream::WhyRefused;
 use lockgate_runtime::IoBuf;
 
-use super::streams::{SOURCE_GENERATION, Two, next_subscription, ranges_message, slots, tags, with_two};
+use super::streams::{
+    SOURCE_GENERATION, Two, next_subscription, ranges_message, slots, subscribe_entry, tags, with_two,
+};
 use super::support::{PATIENCE, hello, until, within};
 
 /// All that is written is acknowledged.
@@ -25,13 +27,6 @@ impl StableWatermarks for AllStable {
 /// A Floors message of one slot, by hand: both floors are this version.
 fn floors_message(slot: Slot, subscription: u32, floor: Version) -> Vec<Box<dyn IoBuf>> {
     let numbers = [floor.term.0, floor.counter, floor.term.0, floor.counter].map(u64::to_le_bytes).concat();
-    let bytes = [&slot.number().to_le_bytes()[..], &[0; 2], &subscription.to_le_bytes(), &numbers].concat();
-    vec![Box::new(bytes)]
-}
-
-/// A Subscribe message of one slot from its beginning, by hand.
-fn subscribe_message(slot: Slot, subscription: u32) -> Vec<Box<dyn IoBuf>> {
-    let numbers = [SOURCE_GENERATION.0, SOURCE_GENERATION.0, 0, 0, 0, 0].map(u64::to_le_bytes).concat();
     let bytes = [&slot.number().to_le_bytes()[..], &[0; 2], &subscription.to_le_bytes(), &numbers].concat();
     vec![Box::new(bytes)]
 }
@@ -105,7 +100,7 @@ fn a_feeder_says_it_before_the_first_range() {
         let Discarding { slot, floor, undo_floor, .. } = with_a_floor(&two).await;
         let link = Link::connect(two.addr, hello(2, Purpose::Bulk), PATIENCE).await.unwrap();
         let (sender, mut receiver, _) = link;
-        sender.send(16, subscribe_message(slot, 5)).await.unwrap();
+        sender.send(16, vec![Box::new(subscribe_entry(slot, 5))]).await.unwrap();
         let told = within(receiver.recv()).await.unwrap();
         let numbers = [floor.term.0, floor.counter, undo_floor.term.0, undo_floor.counter]
             .map(u64::to_le_bytes)

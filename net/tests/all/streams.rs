@@ -395,6 +395,12 @@ fn what_cannot_be_followed_is_refused_with_the_reason() {
     });
 }
 
+/// An entry of a Subscribe message, of a slot from its beginning.
+pub fn subscribe_entry(slot: Slot, subscription: u32) -> Vec<u8> {
+    let numbers = [SOURCE_GENERATION.0, SOURCE_GENERATION.0, 0, 0, 0, 0].map(u64::to_le_bytes).concat();
+    [&slot.number().to_le_bytes()[..], &[0; 2], &subscription.to_le_bytes(), &numbers].concat()
+}
+
 /// A follower made by hand: what it sends are the bytes of `docs/formats.md`.
 struct ByHand {
     sender: LinkSender,
@@ -404,16 +410,8 @@ struct ByHand {
 impl ByHand {
     async fn subscribe(addr: SocketAddr) -> Self {
         let (sender, receiver, _) = Link::connect(addr, hello(2, Purpose::Bulk), PATIENCE).await.unwrap();
-        let mut bytes = Vec::new();
-        for (number, slot) in slots().enumerate() {
-            bytes.extend_from_slice(&slot.number().to_le_bytes());
-            bytes.extend_from_slice(&[0; 2]);
-            bytes.extend_from_slice(&(number as u32).to_le_bytes());
-            for field in [SOURCE_GENERATION.0, SOURCE_GENERATION.0, 0, 0] {
-                bytes.extend_from_slice(&field.to_le_bytes());
-            }
-        }
-        sender.send(16, vec![Box::new(bytes)]).await.unwrap();
+        let entries = slots().enumerate().map(|(number, slot)| subscribe_entry(slot, number as u32));
+        sender.send(16, vec![Box::new(entries.flatten().collect::<Vec<u8>>())]).await.unwrap();
         Self { sender, receiver }
     }
 
