@@ -35,7 +35,8 @@ pub struct StreamRange {
     /// The last one's version.
     pub last: Version,
     /// What the receiver has to take over before the records, with [`Engine::raise_floors`]: the slot's floor, if this is
-    /// the first range of a stream from the beginning; its undo floor, if the stream has not said it yet. Otherwise zeros.
+    /// the first range of a stream from the beginning; its undo floor, if that is above all that was sent before and the stream
+    /// has not said it yet. Otherwise zeros.
     pub floors: Floors,
     /// The records. They pin their segment.
     pub bytes: PinnedRange,
