@@ -447,6 +447,15 @@ fn the_rules_of_what_may_go_are_all_needed() {
 }
 
 #[test]
+fn what_is_taken_back_behind_a_clear_leaves_the_rest_counted_right() {
+    let put = |key| Action::Put(key, 100, None);
+    let mut actions = vec![Action::Subscribe, put(0), Action::Clear, Action::NewTerm];
+    actions.extend((0..8).map(|_| put(0)));
+    actions.extend([Action::Send(0, 4), Action::Lose(7), Action::Return, Action::Copy]);
+    run(actions);
+}
+
+#[test]
 fn overwriting_for_ever_needs_little_more_than_once() {
     let puts = |rounds: u32| (0..rounds * KEYS).map(|at| Action::Put(at * 7 % KEYS, 100, None));
     let compacted = puts(200).flat_map(|put| [put, Action::Compact(0)]).collect();

@@ -170,12 +170,21 @@ fn what_is_discarded_while_a_stream_goes_on_is_said_with_its_next_range() {
     let header = RangeHeader { term: first.term, base: first.base };
     copy.apply(slot, FIRST, &header, &first.bytes).unwrap();
     drop(first);
+    assert_eq!(copy.slot_floors(slot), NONE);
     compact(&source);
     let _ = keys.set(&key("x", 2), b"later").unwrap();
     let second = stream.next_range(1).unwrap();
     let undo_floor = version(1, 21);
     assert!(second.first > version(1, 2), "some of what was overwritten is not sent");
     assert_eq!(second.floors, Floors { undo_floor, ..NONE });
+    // A copy that was told as much itself will have what fills such gaps, and none that go further.
+    copy.raise_floors(slot, FIRST, second.floors).unwrap();
+    let replicas = copy.stream();
+    replicas.resume(slot, FIRST, version(1, 1), undo_floor).unwrap();
+    for elsewhere in [version(1, 22), version(2, 21)] {
+        let refused = replicas.resume(slot, FIRST, version(1, 1), elsewhere);
+        assert!(matches!(refused, Err(SubscribeError::Gaps { .. })), "{refused:?}");
+    }
     stream.subscribe(slot, FIRST, version(1, 1)).unwrap();
     drain(&stream, &copy, FIRST, 1 << 10);
     assert_same(&source, &copy, slot);
@@ -183,4 +192,26 @@ fn what_is_discarded_while_a_stream_goes_on_is_said_with_its_next_range() {
     copy.stream().subscribe(slot, FIRST, version(1, 1)).unwrap();
     stays_at(&copy, slot, undo_floor, version(1, 20));
     assert_eq!(copy.truncate(slot, FIRST, undo_floor).unwrap().dropped_records, 1);
+}
+
+#[test]
+fn a_stream_ends_where_its_slot_is_refilled_with_a_floor_above_it() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (source, slot) = with_a_floor(folders[0].path());
+    let copy = clustered(folders[1].path(), 1);
+    import(&copy, slot, FIRST);
+    // Of another source, which had discarded nothing yet.
+    let from_source = source.stream();
+    from_source.subscribe(slot, FIRST, Version::ZERO).unwrap();
+    let first = from_source.next_range(1).unwrap();
+    let header = RangeHeader { term: first.term, base: first.base };
+    copy.apply(slot, FIRST, &header, &first.bytes).unwrap();
+    let stream = copy.stream();
+    stream.subscribe(slot, FIRST, Version::ZERO).unwrap();
+    assert_eq!(stream.next_range(1).unwrap().last, first.last);
+    copy.truncate(slot, FIRST, Version::ZERO).unwrap();
+    copy_slot(&source, &copy, slot, FIRST, FIRST);
+    // What was sent is here again, but its receiver may have a key whose deletion will not come.
+    assert!(stream.next_range(1 << 10).is_none());
+    assert_eq!(stream.take_ended(), [slot]);
 }

@@ -11,7 +11,7 @@ use lockgate_net::stream::WhyRefused;
 use lockgate_runtime::IoBuf;
 
 use super::streams::{
-    SOURCE_GENERATION, Two, next_subscription, ranges_message, slots, subscribe_entry, tags, with_two,
+    Anew, SOURCE_GENERATION, Two, next_subscription, ranges_message, slots, subscribe_entry, tags, with_two,
 };
 use super::support::{PATIENCE, hello, until, within};
 
@@ -118,14 +118,7 @@ fn a_feeder_says_it_before_the_first_range() {
 fn what_is_said_of_an_earlier_subscription_or_of_a_slot_that_is_gone_changes_nothing() {
     with_two(256 << 10, |two| async move {
         let slot = slots().next().unwrap();
-        two.write(2, 100).await;
-        let stream = two.source.stream();
-        stream.subscribe(slot, SOURCE_GENERATION, Version::ZERO).unwrap();
-        let (first, second) = (stream.next_range(1).unwrap(), stream.next_range(1).unwrap());
-        let (sender, mut receiver) = two.feed_by_hand(slot).await;
-        let earlier = next_subscription(&mut receiver).await;
-        two.follower.unfollow(slot);
-        two.follower.follow(slot, SOURCE_GENERATION, SOURCE_GENERATION);
+        let Anew { first, second, sender, mut receiver, earlier } = two.followed_anew(slot).await;
         let later = next_subscription(&mut receiver).await;
         sender.send(35, floors_message(slot, earlier, second.last)).await.unwrap();
         sender.send(32, ranges_message(1, later, &first)).await.unwrap();

@@ -104,6 +104,15 @@ pub struct Two {
     stop: Stop,
 }
 
+/// A slot that is followed anew: its writes, the feeding end, and the number of the subscription that is over.
+pub struct Anew {
+    pub first: StreamRange,
+    pub second: StreamRange,
+    pub sender: LinkSender,
+    pub receiver: LinkReceiver,
+    pub earlier: u32,
+}
+
 pub fn slots() -> impl Iterator<Item = Slot> {
     (0..SLOTS).step_by(1000).map(|number| Slot::new(number).unwrap())
 }
@@ -166,6 +175,19 @@ impl Two {
         let (stream, _) = within(listener.accept()).await.unwrap();
         let link = within(Link::accept(stream, |_| Ok(hello(1, Purpose::Bulk)))).await.unwrap();
         (link.0, link.1)
+    }
+
+    /// Has the target follow a slot of two writes over a link of the test's, and then anew.
+    pub async fn followed_anew(&self, slot: Slot) -> Anew {
+        self.write(2, 100).await;
+        let stream = self.source.stream();
+        stream.subscribe(slot, SOURCE_GENERATION, Version::ZERO).unwrap();
+        let (first, second) = (stream.next_range(1).unwrap(), stream.next_range(1).unwrap());
+        let (sender, mut receiver) = self.feed_by_hand(slot).await;
+        let earlier = next_subscription(&mut receiver).await;
+        self.follower.unfollow(slot);
+        self.follower.follow(slot, SOURCE_GENERATION, SOURCE_GENERATION);
+        Anew { first, second, sender, receiver, earlier }
     }
 
     /// Whether a link was made since the last ones were cut.
@@ -494,14 +516,7 @@ pub fn ranges_message(sequence: u64, subscription: u32, range: &StreamRange) -> 
 fn ranges_of_an_earlier_subscription_are_not_applied() {
     with_two(256 << 10, |two| async move {
         let slot = slots().next().unwrap();
-        two.write(2, 100).await;
-        let stream = two.source.stream();
-        stream.subscribe(slot, SOURCE_GENERATION, Version::ZERO).unwrap();
-        let (first, second) = (stream.next_range(1).unwrap(), stream.next_range(1).unwrap());
-        let (sender, mut receiver) = two.feed_by_hand(slot).await;
-        let earlier = next_subscription(&mut receiver).await;
-        two.follower.unfollow(slot);
-        two.follower.follow(slot, SOURCE_GENERATION, SOURCE_GENERATION);
+        let Anew { first, second, sender, mut receiver, earlier } = two.followed_anew(slot).await;
         // Still under way for the earlier one: applied, it would hide that the first write is missing.
         sender.send(32, ranges_message(1, earlier, &second)).await.unwrap();
         let later = next_subscription(&mut receiver).await;
