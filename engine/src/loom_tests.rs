@@ -1,5 +1,5 @@
 //! Models of what a slot's lock alone does not settle, on the engine's own types. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p lockgate-engine --release --lib loom_tests`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p lockgate-engine --lib loom_tests`.
 //!
 //! What loom does not see: bytes of an arena, and the counts of `Arc`, which is std's here too. So bytes are checked for
 //! what they say, with a relaxed witness beside them where it is about order; and that memory is freed once is told by the

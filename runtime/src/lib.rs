@@ -21,10 +21,11 @@ mod executor;
 mod file;
 mod foreign;
 pub mod fs;
+#[cfg(all(test, loom))]
+mod loom_tests;
 pub mod mutations;
 mod net;
-#[doc(hidden)]
-pub mod parking;
+mod parking;
 mod runtime;
 pub mod sim;
 pub mod sync;

@@ -27,7 +27,7 @@ const DIRTY: u32 = 2;
 
 /// The state of one core's dirty period.
 #[derive(Debug)]
-pub struct ParkFlag(AtomicU32);
+pub(crate) struct ParkFlag(AtomicU32);
 
 impl Default for ParkFlag {
     fn default() -> Self {
@@ -37,13 +37,13 @@ impl Default for ParkFlag {
 
 impl ParkFlag {
     /// A core that runs, with nothing published.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(AtomicU32::new(CLEAN))
     }
 
     /// Says that work was published. True when the caller must ring the bell.
     #[must_use]
-    pub fn notify(&self) -> bool {
+    pub(crate) fn notify(&self) -> bool {
         fence(Ordering::SeqCst);
         if self.0.load(Ordering::Relaxed) == DIRTY {
             return false;
@@ -52,20 +52,20 @@ impl ParkFlag {
     }
 
     /// Starts a clean period. The core calls this before it drains its queue.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.0.swap(CLEAN, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
     /// Whether something was published since `begin` (for the core while it spins).
     #[must_use]
-    pub fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         self.0.load(Ordering::Relaxed) == DIRTY
     }
 
     /// Announces that the core will sleep. False when something was published since `begin`: do not sleep.
     #[must_use]
-    pub fn try_park(&self) -> bool {
+    pub(crate) fn try_park(&self) -> bool {
         self.0.compare_exchange(CLEAN, PARKED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }

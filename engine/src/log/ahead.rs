@@ -201,7 +201,9 @@ impl Ahead {
             return;
         }
         let bytes = self.length(offset, self.read_bytes);
-        let (buffer, from) = self.buffer(ROOM_BYTES, bytes);
+        // What is kept of a window is less than all of it.
+        let room = ROOM_BYTES.min(self.window.bytes.len() - self.window.begin);
+        let (buffer, from) = self.buffer(room, bytes);
         let file = self.file.clone();
         let mut reading: Pin<Box<dyn Future<Output = ReadDone>>> =
             Box::pin(async move { file.read_part_at(buffer, from, offset).await });

@@ -1,16 +1,16 @@
 //! Models of what needs a proof of its interleavings. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p lockgate-runtime --release --test loom`.
-#![cfg(loom)]
+//! `RUSTFLAGS="--cfg loom" cargo test -p lockgate-runtime --lib loom_tests`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lockgate_runtime::parking::ParkFlag;
-use lockgate_runtime::sync::atomic::{AtomicU64, Ordering as ModelOrdering};
-use lockgate_runtime::sync::{Condvar, Mutex};
-use lockgate_runtime::{Event, Watermark};
 use loom::future::block_on;
 use loom::thread;
+
+use crate::parking::ParkFlag;
+use crate::sync::atomic::{AtomicU64, Ordering as ModelOrdering};
+use crate::sync::{Condvar, Mutex};
+use crate::{Event, Watermark};
 
 /// Explores all interleavings of `body`, and makes sure that there was more than one.
 fn explore(body: impl Fn() + Send + Sync + 'static) {
