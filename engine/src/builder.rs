@@ -11,8 +11,7 @@ use std::time::Duration;
 use lockgate_runtime::sync::Arc;
 use lockgate_runtime::{Boxed, Runtime};
 
-use crate::arena::{Arena, MemoryBudget, Pages, want_huge_pages};
-use crate::cell::{SlotCell, SlotTable};
+use crate::arena::{Arena, MemoryBudget, Pages};
 use crate::checkpoint::files::remove_leftovers;
 use crate::checkpoint::format::LogFrom;
 use crate::checkpoint::{Base, CheckpointConfig, Checkpointer, Scope, load_all, read_manifest};
@@ -22,26 +21,20 @@ use crate::engine::{Engine, Inner, SharedDirectory};
 use crate::error::OpenError;
 use crate::index::KeyHasher;
 use crate::kept::kept_written;
-use crate::log::{self, Log, LogConfig, LogError, LogGroup, LogPosition, LogStart};
+use crate::log::{self, Log, LogConfig, LogError, LogGroup, LogStart};
 use crate::meta::{Directory, Meta};
 use crate::options::Durability;
 use crate::recovery::{
     OnProgress, Progress, Recovered, RecoveryProgress, Sources, Target, core_of, recover_all,
 };
-use crate::slot::SlotState;
-use crate::store::Store;
-use crate::types::{Boot, Gate, Generation, RangeHeader, Slot, Term};
-use crate::wakes::Wakes;
+use crate::slots::{Begun, Parts, SlotTable, Slots};
+use crate::types::Boot;
 use crate::watchers::{Gates, Watchers};
 
 /// The memory bound, unless one is set.
 pub const MEMORY_BYTES_MAX_DEFAULT: u64 = 8 << 30;
 /// The most cores that an engine runs on.
 pub const CORES_MAX: usize = 64;
-
-/// The term and the generation of a slot that nobody ever moved.
-const STANDALONE_TERM: Term = Term(1);
-const STANDALONE_GENERATION: Generation = Generation::new(1);
 
 /// Settings of an [`Engine`]. Made by [`Engine::builder`].
 #[derive(Clone, Debug)]
@@ -122,7 +115,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Whether segments and indexes lie on huge pages where the system has them (default: yes): lookups are faster then. Who
+    /// Whether slots, segments and indexes lie on huge pages where the system has them (default: yes): lookups are faster then. Who
     /// opens many engines that hold little spares the system clearing such pages.
     pub fn huge_pages(mut self, huge: bool) -> Self {
         self.huge_pages = huge;
@@ -206,10 +199,8 @@ impl EngineBuilder {
             let checkpoint = base.as_ref().map_or(0, |base| base.manifest.head.id.number);
             remove_what_is_not_needed(&directory, &recovered, checkpoint).await;
             let logs = self.create_logs(runtime, &directory, boot, &recovered).await?;
-            for (at, slot) in slots.iter().enumerate() {
-                let start = logs[at % self.cores].appended();
-                self.begin(&mut slot.lock(), start);
-            }
+            slots
+                .begin(Begun { clustered: self.clustered, starts: logs.iter().map(Log::appended).collect() });
             for (core, of_core) in watchers.iter().enumerate() {
                 let (sweeper, slots, log) = (of_core.sweeper.clone(), slots.clone(), logs[core].clone());
                 runtime.spawn_on(core, move || sweeper.run(slots, log));
@@ -311,16 +302,11 @@ impl EngineBuilder {
             let arena = arena.map_err(|source| OpenError::Reserve { core, source })?;
             arenas.push(Arc::new(arena));
         }
-        let state = |slot: Slot| {
-            let core = slot.index() % self.cores;
-            let store = Store::new(arenas[core].clone(), hasher.clone());
-            SlotCell::new(SlotState::new(slot, store, watchers[core].clone()))
-        };
-        let mut slots: Vec<SlotCell> = Vec::with_capacity(Slot::all().len());
-        // Before its first byte is written.
-        want_huge_pages(slots.as_ptr().expose_provenance(), slots.capacity() * size_of::<SlotCell>());
-        slots.extend(Slot::all().map(state));
-        Ok(Arc::new(slots.into_boxed_slice()))
+        let slots = Slots::new(Parts { arenas, watchers: watchers.to_vec(), hasher: hasher.clone() });
+        if self.huge_pages {
+            slots.want_huge_pages();
+        }
+        Ok(Arc::new(slots))
     }
 
     async fn create_logs(
@@ -356,24 +342,6 @@ impl EngineBuilder {
         }
         result?;
         Ok(logs)
-    }
-
-    /// Sets a recovered slot's gate for the new boot.
-    fn begin(&self, slot: &mut SlotState, start: LogPosition) {
-        slot.set_recovered_position(start);
-        if self.clustered {
-            let gate = if slot.holds_data() { Gate::Follower } else { Gate::Absent };
-            slot.set_gate(gate, &mut Wakes::default());
-            return;
-        }
-        if !slot.is_open() {
-            let next = Generation::new(slot.generation().major() + 1).max(STANDALONE_GENERATION);
-            slot.begin_generation(next);
-        }
-        if slot.begins_term(STANDALONE_TERM) {
-            slot.begin_term(RangeHeader { term: STANDALONE_TERM, base: slot.next_base() });
-        }
-        slot.set_gate(Gate::Owned, &mut Wakes::default());
     }
 }
 

@@ -5,9 +5,9 @@
 
 use std::ops::Deref;
 
-use lockgate_runtime::sync::{Arc, Mutex};
+use lockgate_runtime::sync::Mutex;
 
-use crate::arena::{LINE_BYTES, prefetch, prefetch_address};
+use crate::arena::{LINE_BYTES, prefetch_address};
 use crate::slot::SlotState;
 
 /// The lock's own bytes, with the padding behind them.
@@ -20,9 +20,6 @@ const _: () = assert!(
     "a lookup touches one line of its slot"
 );
 
-/// All slots of an engine, by their numbers.
-pub(crate) type SlotTable = Arc<Box<[SlotCell]>>;
-
 /// One slot's lock and state.
 #[repr(align(64))]
 pub(crate) struct SlotCell(Mutex<SlotState>);
@@ -30,12 +27,6 @@ pub(crate) struct SlotCell(Mutex<SlotState>);
 impl SlotCell {
     pub(crate) fn new(state: SlotState) -> SlotCell {
         SlotCell(Mutex::new(state))
-    }
-
-    /// Has the processor fetch the line that a lookup touches.
-    #[inline]
-    pub(crate) fn prefetch(&self) {
-        prefetch(self);
     }
 
     /// Has the processor fetch all lines, as a write touches most of them.
@@ -58,6 +49,8 @@ impl Deref for SlotCell {
 
 #[cfg(test)]
 mod tests {
+    use lockgate_runtime::sync::Arc;
+
     use super::*;
     use crate::arena::{Arena, MemoryBudget};
     use crate::index::KeyHasher;

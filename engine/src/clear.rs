@@ -71,9 +71,9 @@ impl Keyspace {
     /// step. Keys that are set meanwhile may stay or go. Where a slot cannot be written it ends; see [`ClearError`].
     pub fn clear(&self) -> Result<Cleared, ClearError> {
         let mut cleared = Cleared::default();
-        for slot in Slot::all() {
+        for (slot, cell) in self.engine().known_slots() {
             let has_keys = {
-                let held = self.engine().slot(slot).lock();
+                let held = cell.lock();
                 held.gate().serves_reads() && held.store.keys_in(self.number()).0 > 0
             };
             if !has_keys {

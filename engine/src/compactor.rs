@@ -18,10 +18,10 @@ use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lockgate_runtime::sync::{Arc, Mutex};
 
 use crate::arena::MemoryBudget;
-use crate::cell::SlotTable;
 use crate::compaction::{Compacted, Step};
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::log::Log;
+use crate::slots::SlotTable;
 use crate::stats::CompactionStats;
 use crate::types::{Generation, Slot, Version};
 
@@ -196,7 +196,7 @@ impl Home {
 
     /// One step in one slot.
     fn step(&self, slot: Slot) -> Step {
-        let state = &self.slots[slot.index()];
+        let Some(state) = self.slots.known(slot) else { return Step::Clean };
         let seen = {
             let mut held = state.lock();
             if !held.wants_compaction() {

@@ -11,7 +11,7 @@ use lockgate_runtime::{Event, Runtime};
 
 use crate::arena::{Arena, MemoryBudget};
 use crate::builder::EngineBuilder;
-use crate::cell::{SlotCell, SlotTable};
+use crate::cell::SlotCell;
 use crate::checkpoint::{CheckpointError, CheckpointStats, Checkpointer, CheckpointsStats};
 use crate::compactor::{Stability, StableWatermarks};
 use crate::error::OpError;
@@ -21,6 +21,7 @@ use crate::log::{Log, LogFailed, LogPosition};
 use crate::meta::{Directory, MetaError};
 use crate::options::Durability;
 use crate::slot::SlotState;
+use crate::slots::SlotTable;
 use crate::stats::{CompactionStats, CoreStats, EngineStats, KeyspaceStats, SlotStats};
 use crate::stream::SlotStream;
 use crate::types::{Boot, Gate, LogTicket, Slot, Version};
@@ -137,7 +138,23 @@ impl Engine {
     }
 
     pub(crate) fn slot(&self, slot: Slot) -> &SlotCell {
-        &self.inner.slots[slot.index()]
+        self.inner.slots.of(slot)
+    }
+
+    /// Has the processor fetch what a lookup in a slot touches first.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, slot: Slot) {
+        self.inner.slots.prefetch(slot);
+    }
+
+    /// A slot, unless it holds nothing because nobody has asked for it yet.
+    pub(crate) fn known_slot(&self, slot: Slot) -> Option<&SlotCell> {
+        self.inner.slots.known(slot)
+    }
+
+    /// All slots but those that hold nothing because nobody has asked for them yet.
+    pub(crate) fn known_slots(&self) -> impl Iterator<Item = (Slot, &SlotCell)> {
+        self.inner.slots.all_known()
     }
 
     /// The runtime's wall clock, in milliseconds since 1970.
@@ -323,7 +340,10 @@ impl Engine {
         stats.checkpoints = self.checkpoint_stats();
         stats.cores = self.inner.logs.iter().map(CoreStats::of).collect();
         for slot in Slot::all() {
-            let seen = self.slot(slot).lock().stats();
+            let seen = match self.inner.slots.known(slot) {
+                Some(cell) => cell.lock().stats(),
+                None => SlotStats::of_nothing(self.gate(slot)),
+            };
             stats.add(self.home_core(slot), &seen);
         }
         stats

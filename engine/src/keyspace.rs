@@ -83,12 +83,11 @@ impl Keyspace {
     fn try_get_into(&self, key: &[u8], out: &mut Option<Value>) -> Result<(), OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
-        let cell = self.engine.slot(slot);
         // Fetched while an earlier get of this thread still waits for its record: a lock would not be.
-        cell.prefetch();
+        self.engine.prefetch_slot(slot);
         let hash = self.hash(key);
         {
-            let held = cell.lock();
+            let held = self.engine.slot(slot).lock();
             held.check_readable()?;
             match held.glance(self.number, key, hash) {
                 Glance::Absent => return Ok(()),
@@ -114,11 +113,10 @@ impl Keyspace {
     ) -> Result<T, OpError> {
         check_key(key)?;
         let slot = Slot::of_key(key);
-        let cell = self.engine.slot(slot);
-        cell.prefetch();
+        self.engine.prefetch_slot(slot);
         let hash = self.hash(key);
         {
-            let held = cell.lock();
+            let held = self.engine.slot(slot).lock();
             held.check_readable()?;
             match held.glance(self.number, key, hash) {
                 Glance::Absent => return Ok(see(None, held.version())),
@@ -319,8 +317,8 @@ impl Keyspace {
 
     fn counts(&self) -> (u64, u64) {
         let (mut keys, mut with_deadline) = (0, 0);
-        for slot in Slot::all() {
-            let held = self.engine.slot(slot).lock();
+        for (_, cell) in self.engine.known_slots() {
+            let held = cell.lock();
             if held.gate().serves_reads() {
                 let counts = held.store.keys_in(self.number);
                 keys += counts.0;

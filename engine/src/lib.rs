@@ -74,6 +74,7 @@ mod history;
 mod index;
 mod kept;
 mod keyspace;
+mod lazy_table;
 pub mod log;
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -87,6 +88,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod slot;
+mod slots;
 mod stats;
 mod store;
 mod stream;

@@ -20,6 +20,7 @@ use crate::compactor::Compactor;
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::gate::Action;
 use crate::index::KeyHasher;
+use crate::lazy_table::{BLOCK_ENTRIES, LazyTable};
 use crate::record::{NewRecord, encode};
 use crate::segment::{DESCRIPTION_BYTES, Writer};
 use crate::slot::SlotState;
@@ -288,5 +289,28 @@ fn a_reader_of_dirty_slots_misses_no_mark() {
         for thread in threads {
             thread.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn a_slot_is_made_once_and_seen_whole_by_whoever_sees_it() {
+    explore(|| {
+        let (table, made) = (Arc::new(LazyTable::new()), Arc::new(AtomicUsize::new(0)));
+        let ask = |at: usize| {
+            let (table, made) = (table.clone(), made.clone());
+            move || {
+                let make = |at: usize| {
+                    made.fetch_add(1, Std::Relaxed);
+                    let witness = AtomicU64::new(0);
+                    witness.store(7 + at as u64, Ordering::Relaxed);
+                    witness
+                };
+                table.get_or_make(at, make).load(Ordering::Relaxed)
+            }
+        };
+        let other = thread::spawn(ask(1));
+        assert_eq!(ask(0)(), 7);
+        assert_eq!(other.join().expect("it ends"), 8);
+        assert_eq!(made.load(Std::Relaxed), BLOCK_ENTRIES);
     });
 }

@@ -83,7 +83,7 @@ impl Keyspace {
         keys.iter().enumerate().map(|(at, key)| {
             check_key(key)?;
             let slot = Slot::of_key(key);
-            self.engine.slot(slot).prefetch();
+            self.engine.prefetch_slot(slot);
             Ok((slot, at as u32, self.hash(key)))
         })
     }
@@ -109,13 +109,16 @@ impl Keyspace {
     /// Begins to fetch what the lookups of these keys will need.
     fn fetch(&self, window: &[Wanted]) {
         for (slot, _, _) in window {
-            self.engine.slot(*slot).prefetch();
+            self.engine.prefetch_slot(*slot);
         }
         for (slot, _, hash) in window {
-            self.engine.slot(*slot).lock().store.index().prefetch(*hash);
+            if let Some(cell) = self.engine.known_slot(*slot) {
+                cell.lock().store.index().prefetch(*hash);
+            }
         }
         for (slot, _, hash) in window {
-            let held = self.engine.slot(*slot).lock();
+            let Some(cell) = self.engine.known_slot(*slot) else { continue };
+            let held = cell.lock();
             if let Some(place) = held.store.index().first_guess(*hash) {
                 held.store.chain().prefetch(place);
             }

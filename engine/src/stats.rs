@@ -61,6 +61,12 @@ pub struct SlotStats {
     pub keyspaces: Vec<KeyspaceStats>,
 }
 
+impl SlotStats {
+    pub(crate) fn of_nothing(gate: Gate) -> SlotStats {
+        SlotStats { gate, version: Version::ZERO, data: DataStats::default(), keyspaces: Vec::new() }
+    }
+}
+
 /// What one keyspace has in one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyspaceStats {

@@ -16,8 +16,8 @@ use std::time::Duration;
 use lockgate_runtime::Event;
 use lockgate_runtime::sync::{Arc, Mutex};
 
-use crate::cell::SlotTable;
 use crate::log::Log;
+use crate::slots::SlotTable;
 use crate::types::Slot;
 use crate::wakes::Wakes;
 
@@ -114,7 +114,7 @@ impl Sweeper {
             match self.next(wall_ms) {
                 Next::Due(due_ms, slot) => {
                     let mut wakes = Wakes::default();
-                    let slot = &slots[slot.index()];
+                    let slot = slots.of(slot);
                     let swept = slot.lock().sweep(due_ms, wall_ms, STEP_KEYS_MAX, &log, &mut wakes);
                     wakes.wake();
                     if let Err(error) = swept {

@@ -23,6 +23,12 @@ impl Gates {
         Gates { changes: AtomicU64::new(0), of_slots: (0..GATES).map(|_| absent()).collect() }
     }
 
+    /// All slots are owned from now on.
+    pub(crate) fn own_all(&self) {
+        self.of_slots.iter().for_each(|gate| gate.store(Gate::Owned as u8, Ordering::Release));
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// How many changes there were.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)

@@ -53,7 +53,7 @@ async fn copy_slot(
     work: &mut Work<'_>,
 ) -> Result<(), BackupError> {
     let (status, records) = {
-        let held = loaded.slots[slot.index()].lock();
+        let held = loaded.slots.of(slot).lock();
         (held.status(), records_of(&held))
     };
     if status.version == Version::ZERO {

@@ -8,13 +8,13 @@ use std::path::Path;
 use lockgate_runtime::sync::Arc;
 
 use crate::arena::MemoryBudget;
-use crate::cell::SlotTable;
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::index::KeyHasher;
 use crate::meta::Directory;
 use crate::segment::PinnedRange;
 use crate::slot::SlotState;
+use crate::slots::SlotTable;
 use crate::types::RangeHeader;
 use crate::watchers::{Gates, Watchers};
 

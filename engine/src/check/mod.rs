@@ -30,7 +30,7 @@ use crate::log::lenient::{Met, Tail, read_leniently};
 use crate::log::{LogStart, RecoverError, recover};
 use crate::meta::{Directory, LOG_FOLDER, Meta, MetaError};
 use crate::recovery::core_of;
-use crate::types::{Slot, Version};
+use crate::types::Version;
 use load::{Loaded, records_of};
 
 /// The logs of the layer above have names that begin so.
@@ -242,8 +242,8 @@ fn forgive_left_over(report: &mut CheckReport) {
 /// Compares what each slot says of itself with its records, and adds all of them up.
 fn sums_of(loaded: &Loaded, damage: &mut Vec<Damage>) -> SlotSums {
     let mut sums = SlotSums::default();
-    for slot in Slot::all() {
-        let held = loaded.slots[slot.index()].lock();
+    for (slot, cell) in loaded.slots.all_known() {
+        let held = cell.lock();
         let status = held.status();
         if status.version == Version::ZERO {
             continue;

@@ -222,7 +222,7 @@ async fn build(
 ) -> Result<PathBuf, CheckError> {
     let RepairOptions { cores, memory_bytes_max, log_file_bytes, .. } = *options;
     let target = Target::create(dir, &TargetOptions { cores, memory_bytes_max, log_file_bytes }).await?;
-    for slot in Slot::all() {
+    for (slot, _) in salvage.slots.all_known() {
         if let Err(error) = copy_slot(salvage, &target, slot, kept).await {
             target.abandon().await;
             return Err(error.into());
@@ -238,7 +238,7 @@ async fn copy_slot(
     kept: &mut SlotSums,
 ) -> Result<(), BackupError> {
     let (status, records) = {
-        let held = salvage.slots[slot.index()].lock();
+        let held = salvage.slots.of(slot).lock();
         (held.status(), records_of(&held))
     };
     if status.version == Version::ZERO {
@@ -280,7 +280,7 @@ fn tell(salvage: &Salvage, report: &mut RepairReport) {
                 let ignored = &salvage.ignored[slot.index()];
                 report.cut.push(CutSlot {
                     slot,
-                    version: salvage.slots[slot.index()].lock().version(),
+                    version: salvage.slots.of(slot).lock().version(),
                     dropped_frames: ignored.frames,
                     dropped_bytes: ignored.bytes,
                     why: ignored.why.clone(),

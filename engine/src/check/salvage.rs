@@ -18,7 +18,6 @@ use lockgate_runtime::mutation;
 use super::load::empty_slots;
 use crate::apply::verify_range;
 use crate::builder::core_log_name;
-use crate::cell::SlotTable;
 use crate::checkpoint::{Base, load_leniently};
 use crate::error::OpenError;
 use crate::frames::{
@@ -29,6 +28,7 @@ use crate::log::lenient::{Gap, Met, Tail, read_leniently};
 use crate::log::{FrameHeader, VisitError};
 use crate::recovery::{Era, ReplayError, core_of, eras, replay_frame};
 use crate::slot::SlotState;
+use crate::slots::SlotTable;
 use crate::types::{Generation, RangeHeader, Slot, Term, Version};
 use crate::wakes::Wakes;
 
@@ -205,7 +205,7 @@ impl Salvage {
             return Ok(());
         }
         let slots = self.slots.clone();
-        let mut held = slots[slot.index()].lock();
+        let mut held = slots.of(slot).lock();
         let judged = match self.doubts[slot.index()] {
             Doubt::Sure => Judged::Take,
             Doubt::Unsure => judge(&held, header, payload),

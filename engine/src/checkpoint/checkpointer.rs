@@ -22,10 +22,10 @@ use super::{
     RETRY_MIN,
 };
 use crate::arena::MemoryBudget;
-use crate::cell::SlotTable;
 use crate::cores::Job;
 use crate::log::files::create_dir_durably;
 use crate::log::{Log, LogPosition};
+use crate::slots::SlotTable;
 
 /// How much more must be logged at least before it is looked at again whether a checkpoint is due.
 const LOOK_BYTES_MIN: u64 = 64 << 10;

@@ -15,12 +15,12 @@ use super::format::{
     DATA_HEADER_BYTES, DataHeader, FormatFault, MANIFEST_BYTES_MAX, Manifest, RangeBytes, SlotEntry,
 };
 use super::source::Source;
-use crate::cell::SlotTable;
 use crate::cores::Job;
 use crate::log::LogStart;
 use crate::meta::Directory;
 use crate::record::{self, Kind, RECORD_HEADER_BYTES, RecordError};
 use crate::recovery::{Progress, Target};
+use crate::slots::SlotTable;
 use crate::types::{RangeHeader, SLOTS, Slot, Version};
 
 /// Records are taken in in pieces of this size, or one record that is longer: each becomes a segment.
@@ -214,7 +214,7 @@ pub(crate) async fn load_leniently(
         match loaded {
             Ok(()) => {}
             Err(error @ (LoadError::Corrupt { .. } | LoadError::Missing { .. })) => {
-                let _garbage = slots[slot.index()].lock().store.take();
+                let _garbage = slots.of(slot).lock().store.take();
                 damaged.push((slot, error));
             }
             Err(other) => return Err(other),
@@ -271,7 +271,7 @@ async fn load_slot(
     let (image, start) = (&entry.image, source.offset());
     let slot = image.slot;
     let out_of_memory = |error| LoadError::OutOfMemory { slot, source: error };
-    let cell = &slots[slot.index()];
+    let cell = slots.of(slot);
     cell.lock().expect_keys(image.keys).map_err(out_of_memory)?;
     let mut last = Version::ZERO;
     for RangeBytes { header, bytes } in &entry.ranges {

@@ -13,9 +13,9 @@ use lockgate_runtime::{Event, File, now_ns};
 use super::CheckpointError;
 use super::files::{create, io_error, sync_data};
 use super::format::{DataFile, DataHeader, EncodedSlots, RangeBytes, SlotEntry};
-use crate::cell::SlotTable;
 use crate::log::LogPosition;
 use crate::segment::SegmentRef;
+use crate::slots::SlotTable;
 use crate::types::Slot;
 
 /// Written at once: a larger piece would hold up the core's other tasks.
@@ -111,7 +111,8 @@ async fn write_slots(task: CoreTask) -> Result<CorePart, CheckpointError> {
         if turn % SLOTS_PER_TURN == 0 {
             lockgate_runtime::yield_now().await;
         }
-        let Some(pinned) = task.slots[slot.index()].pin(task.clustered) else { continue };
+        let known = task.slots.known(slot);
+        let Some(pinned) = known.and_then(|cell| cell.pin(task.clustered)) else { continue };
         let (image, offset) = (pinned.image, out.end());
         let ranges = out.append_segments(pinned.segments).await?;
         end = end.max(image.position);

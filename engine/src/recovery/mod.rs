@@ -22,7 +22,6 @@ use lockgate_runtime::sync::Arc;
 use lockgate_runtime::{File, OpenOptions, Runtime};
 
 use crate::builder::{CORES_MAX, core_log_name};
-use crate::cell::SlotTable;
 use crate::checkpoint::{Base, LoadError};
 use crate::cores::Job;
 use crate::error::OpenError;
@@ -30,6 +29,7 @@ use crate::log::files::parse_file_name;
 use crate::log::format::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader};
 use crate::log::{self, FrameHeader, LogStart, RecoverError, RecoveredEnd, VisitError, Visitor};
 use crate::meta::Directory;
+use crate::slots::SlotTable;
 use crate::types::Slot;
 pub use progress::RecoveryProgress;
 pub(crate) use progress::{OnProgress, Progress};

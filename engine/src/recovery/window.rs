@@ -17,8 +17,8 @@ use lockgate_runtime::sync::{Arc, Mutex};
 use super::progress::Progress;
 use super::replay::{ReplayError, replay_all};
 use crate::arena::{LINE_BYTES, prefetch};
-use crate::cell::SlotTable;
 use crate::log::FrameHeader;
+use crate::slots::SlotTable;
 use crate::types::Slot;
 
 /// Bytes of frames that are gathered, or one batch if that is longer.
@@ -90,8 +90,8 @@ impl Window {
         (self.order[at] >> 48) as usize
     }
 
-    fn slot(&self, at: usize) -> usize {
-        (self.order[at] >> 32) as usize & 0xffff
+    fn slot(&self, at: usize) -> Slot {
+        Slot::new((self.order[at] >> 32) as u16).expect("only frames of slots come into a window")
     }
 
     fn frame(&self, at: usize) -> (&Frame, &[u8]) {
@@ -111,7 +111,7 @@ impl Window {
     }
 
     /// The end of the run of entries from `at` on for which `of` is the same, within `end`.
-    fn run(&self, at: usize, end: usize, of: impl Fn(&Window, usize) -> usize) -> usize {
+    fn run<T: PartialEq>(&self, at: usize, end: usize, of: impl Fn(&Window, usize) -> T) -> usize {
         (at..end).find(|next| of(self, *next) != of(self, at)).unwrap_or(end)
     }
 }
@@ -219,11 +219,11 @@ impl Lanes {
             }
             let run_end = window.run(at, end, Window::slot);
             if let Some(ahead) = (run_end + SLOTS_AHEAD < end).then(|| window.slot(run_end + SLOTS_AHEAD)) {
-                slots[ahead].prefetch();
+                slots.prefetch(ahead);
             }
             let frames = (at..run_end).map(|entry| window.frame(entry));
             (run_end..end).take(run_end - at).for_each(|entry| window.prefetch(entry, end));
-            let replayed = replay_all(&mut slots[window.slot(at)].lock(), frames, &mut scratch);
+            let replayed = replay_all(&mut slots.of(window.slot(at)).lock(), frames, &mut scratch);
             if let Err((frame, error)) = replayed {
                 let failure = Failure { log: window.log, position: frame.position, error };
                 self.failure.lock().get_or_insert(failure);
