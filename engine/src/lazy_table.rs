@@ -3,7 +3,8 @@
 //!
 //! # The access rule
 //!
-//! 1. An entry is written once, by whoever holds the table's lock, before its block counts as made.
+//! 1. An entry is written only by whoever holds the table's lock, and only before its block counts as made. What was written
+//!    when a block could not be made is forgotten.
 //! 2. It is read only once its block was seen to count as made, and stays where it is until the table is dropped.
 
 use std::cell::UnsafeCell;
@@ -138,10 +139,14 @@ mod tests {
 
     #[test]
     fn a_block_that_could_not_be_made_can_be_made_later() {
+        let witness = Arc::new(());
         let table = LazyTable::new();
-        let fails = |at| if at == 2 { panic!("no entry 2") } else { at };
+        let fails = |at| if at == 2 { panic!("no entry 2") } else { (at, witness.clone()) };
         assert!(catch_unwind(AssertUnwindSafe(|| table.get_or_make(0, fails))).is_err());
         assert_eq!(table.get(0), None);
-        assert_eq!(*table.get_or_make(0, |at| at), 0);
+        assert_eq!(table.get_or_make(0, |at| (at, witness.clone())).0, 0);
+        drop(table);
+        // Two were forgotten, and none is dropped twice.
+        assert_eq!(Arc::strong_count(&witness), 1 + 2);
     }
 }

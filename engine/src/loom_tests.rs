@@ -309,6 +309,9 @@ fn a_slot_is_made_once_and_seen_whole_by_whoever_sees_it() {
             }
         };
         let other = thread::spawn(ask(1));
+        if let Some(seen) = table.get(2) {
+            assert_eq!(seen.load(Ordering::Relaxed), 9);
+        }
         assert_eq!(ask(0)(), 7);
         assert_eq!(other.join().expect("it ends"), 8);
         assert_eq!(made.load(Std::Relaxed), BLOCK_ENTRIES);

@@ -493,6 +493,12 @@ impl SlotState {
         self.schedule(wakes);
     }
 
+    /// A slot of an engine that owns all slots begins: so the table of gates says already.
+    pub(crate) fn begin_owned(&mut self) {
+        self.gate = Gate::Owned;
+        self.schedule(&mut Wakes::default());
+    }
+
     /// Ends a generation: what it held is given to the caller, to be dropped without the lock.
     pub(crate) fn end_generation(&mut self, generation: Generation, wakes: &mut Wakes) -> Store {
         assert!(generation >= self.generation, "only the newest generation can end");

@@ -82,7 +82,8 @@ impl Slots {
 
     /// The logs were opened: whatever was recovered goes on from there. Once, and before anybody else has the slots.
     pub(crate) fn begin(&self, begun: Begun) {
-        let begun = self.begun.get_or_init(|| begun);
+        assert!(self.begun.set(begun).is_ok(), "slots begin once");
+        let begun = self.begun.get().expect("just set");
         if !begun.clustered {
             self.parts.watchers[0].gates.own_all();
         }
@@ -121,6 +122,43 @@ impl Begun {
         if slot.begins_term(STANDALONE_TERM) {
             slot.begin_term(RangeHeader { term: STANDALONE_TERM, base: slot.next_base() });
         }
-        slot.set_gate(Gate::Owned, &mut Wakes::default());
+        slot.begin_owned();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::MemoryBudget;
+    use crate::slot::image::SlotImage;
+    use crate::watchers::Gates;
+
+    fn slots(cores: usize) -> (Slots, Arc<Gates>) {
+        let gates = Arc::new(Gates::new());
+        let budget = Arc::new(MemoryBudget::new(0));
+        let arena = |_| Arc::new(Arena::reserve(budget.clone()).unwrap());
+        let arenas = (0..cores).map(arena).collect();
+        let watchers = (0..cores).map(|_| Watchers::new(&gates)).collect();
+        (Slots::new(Parts { arenas, watchers, hasher: KeyHasher::new(0) }), gates)
+    }
+
+    #[test]
+    fn a_slot_that_is_made_late_is_as_one_that_was_there_from_the_beginning() {
+        for clustered in [false, true] {
+            let (slots, gates) = slots(2);
+            let [early, late] = [3, 103].map(|number| Slot::new(number).unwrap());
+            let _ = slots.of(early);
+            slots.begin(Begun { clustered, starts: vec![LogPosition(100), LogPosition(200)] });
+            let changes = gates.changes();
+            assert!(slots.known(late).is_none());
+            let [early, late] = [early, late].map(|slot| {
+                let held = slots.of(slot).lock();
+                assert_eq!(held.gate(), gates.of(slot));
+                (SlotImage { slot: early, ..held.image() }, held.gate())
+            });
+            assert_eq!(early, late);
+            assert_eq!((early.0.position, gates.changes()), (LogPosition(200), changes));
+            assert_eq!(early.1, if clustered { Gate::Absent } else { Gate::Owned });
+        }
     }
 }

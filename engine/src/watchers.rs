@@ -10,7 +10,8 @@ use crate::types::{Gate, SLOTS, Slot};
 /// Few in a model: it makes all of them anew for each interleaving.
 const GATES: usize = if cfg!(loom) { 64 } else { SLOTS as usize };
 
-/// The gates of all slots, to be read without their locks: each is stored under its slot's lock, whenever it changes.
+/// The gates of all slots, to be read without their locks: once the engine is open each is stored under its
+/// slot's lock, whenever it changes.
 pub(crate) struct Gates {
     changes: AtomicU64,
     of_slots: Box<[AtomicU8]>,
@@ -23,7 +24,7 @@ impl Gates {
         Gates { changes: AtomicU64::new(0), of_slots: (0..GATES).map(|_| absent()).collect() }
     }
 
-    /// All slots are owned from now on.
+    /// All slots are owned from now on. Before anybody else has them.
     pub(crate) fn own_all(&self) {
         self.of_slots.iter().for_each(|gate| gate.store(Gate::Owned as u8, Ordering::Release));
         self.changes.fetch_add(1, Ordering::Release);

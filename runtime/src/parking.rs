@@ -29,12 +29,6 @@ const DIRTY: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct ParkFlag(AtomicU32);
 
-impl Default for ParkFlag {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl ParkFlag {
     /// A core that runs, with nothing published.
     pub(crate) fn new() -> Self {

@@ -52,8 +52,9 @@ async fn copy_slot(
     writer: &mut BackupWriter,
     work: &mut Work<'_>,
 ) -> Result<(), BackupError> {
+    let Some(cell) = loaded.slots.known(slot) else { return Ok(()) };
     let (status, records) = {
-        let held = loaded.slots.of(slot).lock();
+        let held = cell.lock();
         (held.status(), records_of(&held))
     };
     if status.version == Version::ZERO {

@@ -102,7 +102,7 @@ impl Engine {
             let header = BackupHeader { directory_id: boot.directory_id, boot: boot.number, began_ms };
             let mut wanted: Vec<Slot> = match &options.slots {
                 Some(slots) => slots.clone(),
-                None => Slot::all().filter(|slot| is_served(&self.slot_status(*slot))).collect(),
+                None => Slot::all().filter(|slot| is_served(self.gate(*slot))).collect(),
             };
             wanted.sort_unstable();
             wanted.dedup();
@@ -142,11 +142,14 @@ impl Engine {
         writer: &mut BackupWriter,
         work: &mut Work<'_>,
     ) -> Result<(), BackupError> {
+        if self.known_slot(slot).is_none() && is_served(self.gate(slot)) {
+            return Ok(());
+        }
         let generation = self.slot_status(slot).generation;
         let subscribed = stream.subscribe(slot, generation, Version::ZERO);
         // Behind the subscription: of what is there now it keeps all that is needed to tell what was live.
         let status = self.slot_status(slot);
-        if subscribed.is_err() || !is_served(&status) || status.generation != generation {
+        if subscribed.is_err() || !is_served(status.gate) || status.generation != generation {
             stream.unsubscribe(slot);
             stream.take_ended();
             return match work.options.slots {
@@ -209,8 +212,8 @@ impl<'a> Work<'a> {
     }
 }
 
-fn is_served(status: &SlotStatus) -> bool {
-    matches!(status.gate, Gate::Owned | Gate::Frozen)
+fn is_served(gate: Gate) -> bool {
+    matches!(gate, Gate::Owned | Gate::Frozen)
 }
 
 fn section_of(slot: Slot, status: &SlotStatus) -> SlotSection {

@@ -201,7 +201,7 @@ impl Ahead {
             return;
         }
         let bytes = self.length(offset, self.read_bytes);
-        // What is kept of a window is less than all of it.
+        // What is kept of a window is no more than all of it.
         let room = ROOM_BYTES.min(self.window.bytes.len() - self.window.begin);
         let (buffer, from) = self.buffer(room, bytes);
         let file = self.file.clone();

@@ -83,6 +83,26 @@ fn what_is_deleted_comes_back_and_so_does_what_a_lower_bound_asks_for() {
 }
 
 #[test]
+fn a_lower_bound_has_each_core_compact_its_own_slots() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = builder(folder.path(), 2).open().unwrap();
+    let tag = (0..).find(|tag| Slot::of_key(format!("{{{tag}}}").as_bytes()).index() == 0).unwrap();
+    let key = |number: usize| format!("{{{tag}}}{number}").into_bytes();
+    for round in 0..30 {
+        (0..100).for_each(|number| put(&engine, &key(number), &[round; 500]));
+        let little = engine.stats().live_bytes / 16;
+        engine.set_memory_bytes_max(engine.stats().live_bytes / 2);
+        wait_until(&engine, "garbage goes when memory is short", move |engine| {
+            engine.stats().dead_bytes < little
+        });
+        engine.set_memory_bytes_max(1 << 30);
+    }
+    drop(engine);
+    let engine = builder(folder.path(), 2).open().unwrap();
+    assert!((0..100).all(|number| engine.keyspace(0).get(&key(number)).unwrap().unwrap() == [29; 500]));
+}
+
+#[test]
 fn at_the_bound_deletes_make_room() {
     let folder = tempfile::tempdir().unwrap();
     let engine = builder(folder.path(), 1).memory_bytes_max(4 << 20).open().unwrap();

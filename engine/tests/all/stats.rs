@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{FIRST, clustered, key, own, slot_of, version};
+use crate::common::{FIRST, builder, clustered, key, own, slot_of, version};
 use lockgate_engine::{DataStats, Engine, Expiry, Gate, KeyspaceStats, SetOptions, Slot};
 
 /// An engine that owns every slot and is told of no write that it cannot be taken back: nothing is compacted.
@@ -79,4 +79,23 @@ fn cores_and_slots_add_up_to_the_engine() {
     assert_eq!(stats.memory_used_bytes, stats.segment_bytes + stats.index_bytes, "nothing is pinned");
     let served: u64 = stats.cores.iter().map(|core| core.slots_served).sum();
     assert_eq!((served, stats.slots_served), (16_384, 16_384));
+}
+
+#[test]
+fn slots_that_nobody_asked_for_count_as_those_that_hold_nothing() {
+    for is_clustered in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = builder(folder.path(), 2).clustered(is_clustered).open().unwrap();
+        if is_clustered {
+            own(&engine, slot_of("x"), FIRST, 1);
+        }
+        let _ = engine.keyspace(0).set(b"{x}", b"value").unwrap();
+        let (before, changes) = (engine.stats(), engine.gate_changes());
+        Slot::all().for_each(|slot| assert_eq!(engine.slot_status(slot).gate, engine.gate(slot)));
+        let after = engine.stats();
+        let owned = if is_clustered { 1 } else { 16_384 };
+        assert_eq!((after.slots_served, after.slots_present, after.keys), (owned, owned, 1));
+        assert_eq!((before.slots_served, before.slots_present, before.keys), (owned, owned, 1));
+        assert_eq!(engine.gate_changes(), changes);
+    }
 }

@@ -1,4 +1,4 @@
-//! The runtime's tests from outside, in one program; the models of loom are built by themselves.
+//! The runtime's tests from outside, in one program.
 
 mod scenarios;
 mod sim;
