@@ -493,12 +493,6 @@ impl SlotState {
         self.schedule(wakes);
     }
 
-    /// A slot of an engine that owns all slots begins: so the table of gates says already.
-    pub(crate) fn begin_owned(&mut self) {
-        self.gate = Gate::Owned;
-        self.schedule(&mut Wakes::default());
-    }
-
     /// Ends a generation: what it held is given to the caller, to be dropped without the lock.
     pub(crate) fn end_generation(&mut self, generation: Generation, wakes: &mut Wakes) -> Store {
         assert!(generation >= self.generation, "only the newest generation can end");
@@ -562,11 +556,6 @@ impl SlotState {
     ) -> Result<LogPosition, LogFailed> {
         let frame = FrameHeader { generation: generation.0, ..self.frame(kind, range) };
         log.append(reservation, frame, &[])
-    }
-
-    /// After recovery: everything that was read is on the disk, before this position of this boot's log.
-    pub(crate) fn set_recovered_position(&mut self, position: LogPosition) {
-        self.position = position;
     }
 
     // Streams.

@@ -9,7 +9,7 @@ use crate::history::History;
 use crate::log::LogPosition;
 use crate::segment::SegmentRef;
 use crate::slot::SlotState;
-use crate::types::{Floors, Generation, RangeHeader, Slot, Term, Version};
+use crate::types::{Floors, Gate, Generation, RangeHeader, Slot, Term, Version};
 use crate::wakes::Wakes;
 
 /// A slot's state, without its records.
@@ -127,6 +127,17 @@ impl SlotState {
         self.store.copy_in(first, records);
         drop(self.store.take_cleared());
         Ok(())
+    }
+
+    /// After recovery: everything that was read is on the disk, before this position of this boot's log.
+    pub(crate) fn set_recovered_position(&mut self, position: LogPosition) {
+        self.position = position;
+    }
+
+    /// A slot of an engine that owns all slots begins: so the table of gates says already.
+    pub(crate) fn begin_owned(&mut self) {
+        self.gate = Gate::Owned;
+        self.schedule(&mut Wakes::default());
     }
 }
 
