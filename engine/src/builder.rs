@@ -115,8 +115,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Whether slots, segments and indexes lie on huge pages where the system has them (default: yes): lookups are faster then. Who
-    /// opens many engines that hold little spares the system clearing such pages.
+    /// Whether slots, segments and indexes lie on huge pages where the system has them (default: yes): lookups are faster then.
+    /// Who opens many engines that hold little spares the system clearing such pages.
     pub fn huge_pages(mut self, huge: bool) -> Self {
         self.huge_pages = huge;
         self
@@ -186,7 +186,7 @@ impl EngineBuilder {
             let mut directory = Directory::open(&self.path).await?;
             let budget = Arc::new(MemoryBudget::new(self.memory_bytes_max));
             let gates = Arc::new(Gates::new());
-            let watchers: Vec<_> = (0..self.cores).map(|_| Watchers::new(&gates)).collect();
+            let watchers: Vec<_> = (0..self.cores).map(|core| Watchers::new(&gates, core)).collect();
             let hasher = KeyHasher::new(runtime.random_u64());
             let slots = self.empty_slots(&budget, &hasher, &watchers)?;
             // Before the recovery, which may have the system forget what it remembers of the files.

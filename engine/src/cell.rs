@@ -63,7 +63,7 @@ mod tests {
         let arena = Arc::new(Arena::reserve(Arc::new(MemoryBudget::new(0))).unwrap());
         let store = Store::new(arena, KeyHasher::new(0));
         let slot = Slot::new(0).unwrap();
-        let cell = SlotCell::new(SlotState::new(slot, store, Watchers::new(&Arc::new(Gates::new()))));
+        let cell = SlotCell::new(SlotState::new(slot, store, Watchers::new(&Arc::new(Gates::new()), 0)));
         let state = std::ptr::from_ref::<SlotState>(&cell.lock()).addr();
         let start = std::ptr::from_ref(&cell).addr();
         assert_eq!((start % LINE_BYTES, state - start), (0, LOCK_BYTES));

@@ -56,7 +56,7 @@ fn new_slot(budget: &Arc<MemoryBudget>) -> SlotState {
     let arena = Arc::new(Arena::reserve(budget.clone()).unwrap());
     let store = Store::new(arena, KeyHasher::new(7));
     let slot = Slot::of_key(&key(0));
-    let mut state = SlotState::new(slot, store, Watchers::new(&Arc::new(Gates::new())));
+    let mut state = SlotState::new(slot, store, Watchers::new(&Arc::new(Gates::new()), 0));
     state.begin_generation(Generation::new(1));
     state
 }

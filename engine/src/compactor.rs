@@ -67,6 +67,8 @@ impl Stability {
 
 /// What the slots of one core tell their compactor.
 pub(crate) struct Compactor {
+    /// The first slot of its core.
+    first: Slot,
     dirty: DirtySlots,
     has_ended: AtomicBool,
     counters: Counters,
@@ -100,8 +102,10 @@ pub(crate) struct Home {
 }
 
 impl Compactor {
-    pub(crate) fn new() -> Compactor {
+    /// That of one more core.
+    pub(crate) fn new(core: usize) -> Compactor {
         Compactor {
+            first: Slot::new(core as u16).expect("there are fewer cores than slots"),
             dirty: DirtySlots::new(),
             has_ended: AtomicBool::new(false),
             counters: Counters::default(),
@@ -126,10 +130,8 @@ impl Compactor {
 
     /// Has it look at what memory there is.
     pub(crate) fn rouse(&self) {
-        // Any slot will do: what has no garbage is found to have none.
-        if let Some(slot) = Slot::new(0)
-            && self.dirty.mark(slot)
-        {
+        // Any slot of this core will do: what has no garbage is found to have none.
+        if self.dirty.mark(self.first) {
             self.dirty.wake();
         }
     }
@@ -197,9 +199,7 @@ impl Home {
     /// One step in one slot.
     fn step(&self, slot: Slot) -> Step {
         // Another core's frames about this slot would be replayed in no order with its own.
-        if slot.index() % self.cores != self.core {
-            return Step::Clean;
-        }
+        assert_eq!(slot.index() % self.cores, self.core, "a core compacts its own slots");
         let Some(state) = self.slots.known(slot) else { return Step::Clean };
         let seen = {
             let mut held = state.lock();

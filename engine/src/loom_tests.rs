@@ -7,8 +7,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering as Std};
 
-use lockgate_runtime::sync::Arc;
 use lockgate_runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use lockgate_runtime::sync::{Arc, explore};
 use loom::future::block_on;
 use loom::thread;
 
@@ -16,7 +16,6 @@ use crate::apply::verify_range;
 use crate::arena::{Arena, MemoryBudget};
 use crate::cell::SlotCell;
 use crate::compaction::Step;
-use crate::compactor::Compactor;
 use crate::dirty::{DirtySlots, SlotSet};
 use crate::gate::Action;
 use crate::index::KeyHasher;
@@ -34,26 +33,6 @@ const RANGE: RangeHeader = RangeHeader { term: Term(1), base: 0 };
 /// Long enough to be pinned, and for a segment of its own.
 const VALUE_BYTES: usize = 5_000;
 
-/// Explores all interleavings of `body`, and makes sure that there was more than one.
-fn explore(body: impl Fn() + Send + Sync + 'static) {
-    explore_bounded(3, body);
-}
-
-/// As [`explore`], with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
-pub(crate) fn explore_bounded(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = count.clone();
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(preemptions);
-    builder.check(move || {
-        counter.fetch_add(1, Std::Relaxed);
-        body();
-    });
-    let count = count.load(Std::Relaxed);
-    assert!(count > 1, "only {count} interleaving was explored");
-    println!("{count} interleavings");
-}
-
 /// A key of a slot that is among the few that [`DirtySlots`] has here.
 fn key(number: u8) -> Vec<u8> {
     let tag = (0..).find(|tag| Slot::of_key(format!("{{{tag}}}").as_bytes()).index() < 64);
@@ -69,7 +48,7 @@ impl Model {
     fn new() -> Arc<Model> {
         let budget = Arc::new(MemoryBudget::new(1 << 30));
         let store = Store::new(Arc::new(Arena::reserve(budget.clone()).unwrap()), KeyHasher::new(7));
-        let watchers = Watchers::new(&Arc::new(Gates::new()));
+        let watchers = Watchers::new(&Arc::new(Gates::new()), 0);
         let mut state = SlotState::new(Slot::of_key(&key(0)), store, watchers);
         state.begin_generation(Generation::new(1));
         state.set_gate(Gate::Owned, &mut Wakes::default());
@@ -125,7 +104,7 @@ impl Model {
 fn a_pinned_value_stays_and_what_is_unpinned_is_freed_once() {
     let (freed, kept) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counts = (freed.clone(), kept.clone());
-    explore(move || {
+    explore(3, move || {
         let model = Model::new();
         model.write(0, 1);
         model.write(1, 1);
@@ -169,7 +148,7 @@ fn a_pinned_value_stays_and_what_is_unpinned_is_freed_once() {
 #[test]
 fn what_is_published_was_written_before() {
     const RECORD_BYTES: usize = 64;
-    explore(|| {
+    explore(3, || {
         let arena = Arc::new(Arena::reserve(Arc::new(MemoryBudget::new(1 << 20))).unwrap());
         let mut writer = Writer::new(arena.allocate(DESCRIPTION_BYTES + 2 * RECORD_BYTES).unwrap(), RANGE);
         let (segment, written) = (writer.segment().clone(), Arc::new(AtomicU64::new(0)));
@@ -205,7 +184,7 @@ fn what_is_published_was_written_before() {
 
 #[test]
 fn no_write_is_answered_after_a_freeze_and_no_read_after_a_hand_off() {
-    explore(|| {
+    explore(3, || {
         let model = Model::new();
         let (is_frozen, is_gone) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (writing, was_frozen) = (model.clone(), is_frozen.clone());
@@ -234,7 +213,7 @@ fn no_write_is_answered_after_a_freeze_and_no_read_after_a_hand_off() {
 
 #[test]
 fn whoever_waits_for_a_gate_sees_it_change() {
-    explore(|| {
+    explore(3, || {
         let model = Model::new();
         let changing = model.clone();
         let thread = thread::spawn(move || {
@@ -256,7 +235,7 @@ fn whoever_waits_for_a_gate_sees_it_change() {
 
 #[test]
 fn a_reader_of_dirty_slots_misses_no_mark() {
-    explore(|| {
+    explore(3, || {
         let slots = [Slot::new(1).unwrap(), Slot::new(70).unwrap()];
         let dirty = Arc::new(DirtySlots::new());
         let news = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
@@ -294,7 +273,7 @@ fn a_reader_of_dirty_slots_misses_no_mark() {
 
 #[test]
 fn a_slot_is_made_once_and_seen_whole_by_whoever_sees_it() {
-    explore(|| {
+    explore(3, || {
         let (table, made) = (Arc::new(LazyTable::new()), Arc::new(AtomicUsize::new(0)));
         let ask = |at: usize| {
             let (table, made) = (table.clone(), made.clone());

@@ -1,7 +1,8 @@
 //! The slots of an engine, by their numbers. Those that nobody has asked for yet are not there: an engine that holds little
 //! is opened sooner, and takes less memory.
 //!
-//! Invariant: a slot that is not there is as one that was just begun: it holds nothing, and has the gate that all such slots have.
+//! Invariant: a slot that is not there is as one that was just begun: it holds nothing, and has the gate that all such slots
+//! have.
 
 use lockgate_runtime::sync::{Arc, OnceLock};
 
@@ -138,7 +139,7 @@ mod tests {
         let budget = Arc::new(MemoryBudget::new(0));
         let arena = |_| Arc::new(Arena::reserve(budget.clone()).unwrap());
         let arenas = (0..cores).map(arena).collect();
-        let watchers = (0..cores).map(|_| Watchers::new(&gates)).collect();
+        let watchers = (0..cores).map(|core| Watchers::new(&gates, core)).collect();
         (Slots::new(Parts { arenas, watchers, hasher: KeyHasher::new(0) }), gates)
     }
 

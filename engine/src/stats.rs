@@ -62,6 +62,7 @@ pub struct SlotStats {
 }
 
 impl SlotStats {
+    /// Of a slot that holds nothing.
     pub(crate) fn of_nothing(gate: Gate) -> SlotStats {
         SlotStats { gate, version: Version::ZERO, data: DataStats::default(), keyspaces: Vec::new() }
     }

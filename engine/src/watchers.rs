@@ -58,8 +58,8 @@ pub(crate) struct Watchers {
 
 impl Watchers {
     /// Those of one more core.
-    pub(crate) fn new(gates: &Arc<Gates>) -> Arc<Watchers> {
-        let (sweeper, compactor) = (Arc::new(Sweeper::new()), Arc::new(Compactor::new()));
+    pub(crate) fn new(gates: &Arc<Gates>, core: usize) -> Arc<Watchers> {
+        let (sweeper, compactor) = (Arc::new(Sweeper::new()), Arc::new(Compactor::new(core)));
         Arc::new(Watchers { gates: gates.clone(), sweeper, compactor })
     }
 }

@@ -2,30 +2,14 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p lockgate-runtime --lib loom_tests`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::future::block_on;
 use loom::thread;
 
 use crate::parking::ParkFlag;
 use crate::sync::atomic::{AtomicU64, Ordering as ModelOrdering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, explore};
 use crate::{Event, Watermark};
-
-/// Explores all interleavings of `body`, and makes sure that there was more than one.
-fn explore(body: impl Fn() + Send + Sync + 'static) {
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = count.clone();
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(move || {
-        counter.fetch_add(1, Ordering::Relaxed);
-        body();
-    });
-    let count = count.load(Ordering::Relaxed);
-    assert!(count > 1, "only {count} interleaving was explored");
-    println!("{count} interleavings");
-}
 
 /// A core as the event loop runs it: a queue (a number per notifier), a dirty flag, and a bell like an eventfd.
 struct Core {
@@ -99,7 +83,7 @@ impl Core {
 #[test]
 fn no_wake_up_of_a_parked_core_is_lost() {
     for timeouts in 0..2 {
-        explore(move || {
+        explore(3, move || {
             let core = Arc::new(Core::new());
             let notifier = core.clone();
             let thread = thread::spawn(move || {
@@ -116,7 +100,7 @@ fn no_wake_up_of_a_parked_core_is_lost() {
 #[test]
 fn no_wake_up_of_two_notifiers_is_lost() {
     for timeouts in 0..2 {
-        explore(move || {
+        explore(3, move || {
             let core = Arc::new(Core::new());
             let threads: Vec<_> = (0..2)
                 .map(|number| {
@@ -135,7 +119,7 @@ fn no_wake_up_of_two_notifiers_is_lost() {
 
 #[test]
 fn a_waiter_of_a_watermark_is_woken() {
-    explore(|| {
+    explore(3, || {
         let mark = Arc::new(Watermark::new(0));
         let advancing = mark.clone();
         let thread = thread::spawn(move || {
@@ -150,7 +134,7 @@ fn a_waiter_of_a_watermark_is_woken() {
 
 #[test]
 fn a_waiter_of_a_failing_watermark_is_woken() {
-    explore(|| {
+    explore(3, || {
         let mark = Arc::new(Watermark::new(0));
         let failing = mark.clone();
         let thread = thread::spawn(move || {
@@ -165,7 +149,7 @@ fn a_waiter_of_a_failing_watermark_is_woken() {
 
 #[test]
 fn two_waiters_of_a_watermark_are_woken() {
-    explore(|| {
+    explore(3, || {
         let mark = Arc::new(Watermark::new(0));
         let waiting = mark.clone();
         let thread = thread::spawn(move || block_on(waiting.wait_for(1)).expect("reached"));
@@ -179,7 +163,7 @@ fn two_waiters_of_a_watermark_are_woken() {
 
 #[test]
 fn a_listener_misses_no_notification() {
-    explore(|| {
+    explore(3, || {
         let event = Event::new();
         let condition = Arc::new(AtomicU64::new(0));
         let (notifying, changing) = (event.clone(), condition.clone());

@@ -34,6 +34,24 @@ mod imp {
 
 pub use imp::*;
 
+/// Explores the interleavings of a model with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise, and
+/// makes sure that there was more than one.
+#[cfg(loom)]
+pub fn explore(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(preemptions);
+    builder.check(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        body();
+    });
+    let count = count.load(Ordering::Relaxed);
+    assert!(count > 1, "only {count} interleaving was explored");
+    println!("{count} interleavings");
+}
+
 /// Loom's locks with parking_lot's signatures (no poisoning, `wait(&mut guard)`).
 #[cfg(loom)]
 mod loom_locks {

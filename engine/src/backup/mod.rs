@@ -142,6 +142,7 @@ impl Engine {
         writer: &mut BackupWriter,
         work: &mut Work<'_>,
     ) -> Result<(), BackupError> {
+        // It holds nothing.
         if self.known_slot(slot).is_none() && is_served(self.gate(slot)) {
             return Ok(());
         }

@@ -38,7 +38,7 @@ impl Loaded {
 pub(crate) fn empty_slots(path: &Path, memory_bytes_max: u64) -> Result<SlotTable, OpenError> {
     let budget = Arc::new(MemoryBudget::new(memory_bytes_max));
     let hasher = KeyHasher::new(lockgate_runtime::random_u64());
-    let watchers = Watchers::new(&Arc::new(Gates::new()));
+    let watchers = Watchers::new(&Arc::new(Gates::new()), 0);
     Engine::builder(path).empty_slots(&budget, &hasher, &[watchers])
 }
 

@@ -18,6 +18,7 @@ use crate::backup::target::{Target, TargetOptions, name_durably};
 use crate::backup::{BackupError, tally_of};
 use crate::beside::{BetweenNames, free_damaged_name};
 use crate::builder::MEMORY_BYTES_MAX_DEFAULT;
+use crate::cell::SlotCell;
 use crate::checkpoint::format::Manifest;
 use crate::checkpoint::{Base, CHECKPOINT_FOLDER, LoadError, read_manifest};
 use crate::error::OpenError;
@@ -222,8 +223,8 @@ async fn build(
 ) -> Result<PathBuf, CheckError> {
     let RepairOptions { cores, memory_bytes_max, log_file_bytes, .. } = *options;
     let target = Target::create(dir, &TargetOptions { cores, memory_bytes_max, log_file_bytes }).await?;
-    for (slot, _) in salvage.slots.all_known() {
-        if let Err(error) = copy_slot(salvage, &target, slot, kept).await {
+    for (slot, cell) in salvage.slots.all_known() {
+        if let Err(error) = copy_slot(slot, cell, &target, kept).await {
             target.abandon().await;
             return Err(error.into());
         }
@@ -232,13 +233,13 @@ async fn build(
 }
 
 async fn copy_slot(
-    salvage: &Salvage,
-    target: &Target,
     slot: Slot,
+    cell: &SlotCell,
+    target: &Target,
     kept: &mut SlotSums,
 ) -> Result<(), BackupError> {
     let (status, records) = {
-        let held = salvage.slots.of(slot).lock();
+        let held = cell.lock();
         (held.status(), records_of(&held))
     };
     if status.version == Version::ZERO {

@@ -16,6 +16,7 @@ pub(super) mod outside;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lockgate_runtime::sync::explore;
 use loom::future::block_on;
 use loom::thread;
 
@@ -24,7 +25,6 @@ use super::files::{PreparedFile, Shelf};
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, FILE_HEADER_BYTES, batch_file_bytes};
 use super::recycle::ChainFiles;
 use super::*;
-use crate::loom_tests::explore_bounded;
 
 const BOOT: u64 = 1;
 const SALT: u64 = 7;
@@ -177,7 +177,7 @@ fn synced_by(files: &[File], by: By) -> usize {
 fn threads_that_lead_leave_nobody_asleep() {
     let (led, served, together) = (Count::default(), Count::default(), Count::default());
     let counts = (led.clone(), served.clone(), together.clone());
-    explore_bounded(1, move || {
+    explore(1, move || {
         let model = Model::new(ROOMY, 0);
         let other = model.handle();
         let thread = thread::spawn(move || other.append_synced(0));
@@ -198,7 +198,7 @@ fn threads_that_lead_leave_nobody_asleep() {
 fn what_does_not_fit_the_file_is_left_to_the_writer() {
     let moved = Count::default();
     let count = moved.clone();
-    explore_bounded(1, move || {
+    explore(1, move || {
         let disk = Disk { first_batches: 1, has_next: true, ..ROOMY };
         let model = Model::new(disk, 0);
         let other = model.handle();
@@ -215,7 +215,7 @@ fn what_does_not_fit_the_file_is_left_to_the_writer() {
 fn the_writer_comes_for_its_flush_while_a_thread_leads() {
     let (led, served) = (Count::default(), Count::default());
     let counts = (led.clone(), served.clone());
-    explore_bounded(2, move || {
+    explore(2, move || {
         let model = Model::new(ROOMY, 1);
         let other = model.handle();
         let thread = thread::spawn(move || {
@@ -236,7 +236,7 @@ fn the_writer_comes_for_its_flush_while_a_thread_leads() {
 fn a_close_waits_for_a_thread_that_leads() {
     let (led, refused) = (Count::default(), Count::default());
     let counts = (led.clone(), refused.clone());
-    explore_bounded(2, move || {
+    explore(2, move || {
         let model = Model::new(ROOMY, 0);
         let other = model.handle();
         let thread = thread::spawn(move || {
@@ -259,7 +259,7 @@ fn a_close_waits_for_a_thread_that_leads() {
 fn a_failed_sync_of_whoever_leads_ends_everybody() {
     let failed = Count::default();
     let count = failed.clone();
-    explore_bounded(1, move || {
+    explore(1, move || {
         let disk = Disk { refuses_to_sync: true, ..ROOMY };
         let model = Model::new(disk, 0);
         let write = |handle: Handle, number| {
